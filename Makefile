@@ -1,0 +1,20 @@
+# The verbs of this project; `tests/run.sh` and `.ci/run` are what continuous integration calls.
+.PHONY: setup check test bench
+
+PYTHON := .venv/bin/python
+BENCHMARKS := $(wildcard benchmarks/*.py)
+
+setup:
+	bash setup.sh
+
+# What needs no run: style, shell scripts, who imports whom.
+check: setup
+	.venv/bin/ruff check
+	.venv/bin/shellcheck setup.sh config.sh run.sh tests/run.sh .ci/run
+	$(PYTHON) -m pytest -q tests/test_architecture.py
+
+test:
+	bash tests/run.sh
+
+bench: setup
+	set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(PYTHON) "$$benchmark"; done

@@ -1,0 +1,156 @@
+"""Every recipe a user can name: data set, network and loss, with their hyper-parameters.
+
+``generate_config(loss, dataset, network)`` fills ``config``, and the options of ``python -m partial_fc.train``
+override it: what is not given on the command line is what is written here. Paths are relative to the current
+directory. An *update* is one step of the optimizer on all ranks together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from easydict import EasyDict
+
+# Shared by all recipes; a data set's recipe may override any of them.
+COMMON = {
+    "dataset": "emore",
+    "network": "r100",
+    "loss": "cosface",
+    "models_root": "models",  # directory that logs and models are written to
+    "rec": None,  # path of the training images, train.rec; None: random images, no file
+    "val": (),  # paths of the verification sets, .bin
+    "num_identities": None,  # classes C; with a train.rec of your own, the number found there counts
+    "images_per_identity": None,  # images drawn for an identity; None: the images are not drawn by this project
+    "image_size": 112,  # pixels of a side; larger and smaller images are resized
+    "embedding_size": 512,  # numbers in an embedding, D
+    "loss_s": 64.0,  # logits are s times the cosine with its margin
+    "batch_size": 64,  # images a rank and update
+    "sample_ratio": 1.0,  # part of a rank's class centers that takes part in an update, in (0, 1]
+    "lr": 0.1,  # learning rate of backbone and class centers
+    "lr_factor": 0.1,  # what the learning rate is multiplied by at each of lr_steps
+    "lr_steps": (),  # updates
+    "max_update": None,  # updates, after which training ends
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "fp16": False,  # mixed precision in the backbone
+    "fp16_gradients": False,  # sum the backbone's gradients over ranks in fp16
+    "decay_everything": True,  # weight decay on biases, BatchNorm and PReLU slopes too
+    "workers": 2,  # threads a rank that decode images
+    "seed": 0,
+    "log_every_updates": 20,
+    "verify_every_updates": 2000,  # 0: verify at the end alone
+}
+
+# cos(m1·θ + m2) − m3 at the target: ArcFace (arXiv 1801.07698), CosFace (arXiv 1801.09414), and both at once.
+LOSSES = {
+    "arcface": {"loss_m1": 1.0, "loss_m2": 0.5, "loss_m3": 0.0},
+    "cosface": {"loss_m1": 1.0, "loss_m2": 0.0, "loss_m3": 0.4},
+    "combined": {"loss_m1": 1.0, "loss_m2": 0.3, "loss_m3": 0.2},
+}
+
+# Pixels of a side of the images that a network takes.
+NETWORKS = {
+    "r18": 112,
+    "r34": 112,
+    "r50": 112,
+    "r74": 112,
+    "r100": 112,
+    "r124": 112,
+    "r152": 112,
+    "r200": 112,
+    "ir50": 112,  # r50
+    "mobilefacenet": 112,
+    "mobile": 112,  # mobilefacenet
+    "resnet50": 224,
+    "toy": 56,
+}
+
+
+def _val(directory: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{directory}/{name}.bin" for name in names)
+
+
+def _random_images(num_identities: int) -> dict[str, Any]:
+    """Random images with labels over so many identities: they measure speed and memory, and teach nothing."""
+    return {"num_identities": num_identities, "lr_steps": (20_000, 28_000), "max_update": 32_000}
+
+
+DATASETS = {
+    # Drawn by this project in a minute; small enough for two CPU cores. For the network `toy`.
+    "synthetic": {
+        "rec": "datasets/synthetic/train.rec",
+        "val": _val("datasets/synthetic", "val"),
+        "num_identities": 2_000,
+        "images_per_identity": 20,
+        "embedding_size": 128,
+        "batch_size": 32,
+        "lr_steps": (800, 1_100),
+        "max_update": 1_200,
+        "verify_every_updates": 400,
+    },
+    "webface": {
+        "rec": "datasets/webface/train.rec",
+        "val": _val("datasets/webface", "lfw", "cfp_fp", "agedb_30"),
+        "num_identities": 10_575,
+        "lr_steps": (20_000, 28_000),
+        "max_update": 32_000,
+    },
+    "emore": {
+        "rec": "datasets/faces_emore/train.rec",
+        "val": _val("datasets/faces_emore", "agedb_30", "cfp_fp", "lfw"),
+        "num_identities": 85_742,
+        "lr_steps": (100_000, 160_000),
+        "max_update": 180_000,
+    },
+    "glint360k_8GPU": {
+        "rec": "datasets/glint360k/train.rec",
+        "val": _val("datasets/glint360k", "agedb_30", "calfw", "cfp_ff", "cfp_fp", "cplfw", "lfw", "vgg2_fp"),
+        "num_identities": 360_232,
+        "lr_steps": (200_000, 400_000, 500_000, 550_000),
+        "max_update": 600_000,
+    },
+    "glint360k_16GPU": {
+        "rec": "datasets/glint360k/train.rec",
+        "val": _val("datasets/glint360k", "agedb_30", "cfp_fp", "lfw"),
+        "num_identities": 360_232,
+        "lr_steps": (200_000, 280_000, 360_000),
+        "max_update": 400_000,
+    },
+    "100w": _random_images(1_000_000),
+    "1000w": _random_images(10_000_000),
+    "2000w": _random_images(20_000_000),
+    "3000w": _random_images(30_000_000),
+    "10000w": _random_images(100_000_000),
+}
+
+config = EasyDict(COMMON)
+
+
+def generate_config(loss: str, dataset: str, network: str) -> EasyDict:
+    """The configuration of a recipe.
+
+    Args:
+        loss: a name in ``LOSSES``.
+        dataset: a name in ``DATASETS``.
+        network: a name in ``NETWORKS``.
+
+    Returns:
+        a new EasyDict that holds every field of ``COMMON`` and the loss's margins. The module's ``config``
+        receives the same values, all of them: nothing of the recipe before it is left there.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    recipe = EasyDict(COMMON)
+    recipe.update(dataset=dataset, network=network, loss=loss)
+    recipe.update(image_size=_find("network", network, NETWORKS))
+    recipe.update(_find("loss", loss, LOSSES))
+    recipe.update(_find("data set", dataset, DATASETS))
+    config.update(recipe)
+    return recipe
+
+
+def _find(kind: str, name: str, known: dict[str, Any]) -> Any:
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,163 @@
+"""The data-parallel backbone: one network on every rank, its gradients summed over them.
+
+Legend: B images of a rank, H height and width, D embedding size.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import mxnet as mx
+import numpy as np
+
+from partial_fc.collectives import Collectives, together
+
+
+class Backbone:
+    """A backbone symbol bound for training on one rank.
+
+    All parameters are float32, whatever the precision that the symbol computes in; they start equal on all
+    ranks (rank 0's are broadcast) and stay so, because all ranks apply the same summed gradients.
+
+    Args:
+        network: a symbol with the input ``data`` (B, 3, H, H), RGB 0–255, and one output (B, D).
+        batch_size: B.
+        image_size: H.
+        collectives: the ranks.
+        context: the device.
+        seed: of the initial parameters.
+        fp16_gradients: sum the gradients over ranks in float16: half the bytes on the network.
+
+    Attributes:
+        parameters, gradients: name → float32 array.
+        statistics: name → BatchNorm's moving mean or variance, this rank's own while it trains.
+        embedding_size: D.
+
+    Raises:
+        RankError: on every rank, when on any of them the network does not give one vector an image, or does
+            not take images of that size.
+    """
+
+    def __init__(
+        self,
+        network: mx.sym.Symbol,
+        *,
+        batch_size: int,
+        image_size: int,
+        collectives: Collectives,
+        context: mx.Context,
+        seed: int = 0,
+        fp16_gradients: bool = False,
+    ) -> None:
+        self.network = network
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self._collectives = collectives
+        self._context = context
+        self._fp16_gradients = fp16_gradients
+        with together(collectives, "backbone"):
+            self._bind(context, seed)
+        for name, array in (self.parameters | self.statistics).items():
+            collectives.broadcast(array, f"broadcast.{name}")
+
+    def _bind(self, context: mx.Context, seed: int) -> None:
+        shape = (self.batch_size, 3, self.image_size, self.image_size)
+        self.embedding_size = _embedding_size(self.network, shape)
+        trainable = [name for name in self.network.list_arguments() if name != "data"]
+        requests = {"data": "null"} | dict.fromkeys(trainable, "write")
+        self._executor = self.network.simple_bind(context, grad_req=requests, data=shape)
+        self.parameters = {name: self._executor.arg_dict[name] for name in trainable}
+        self.gradients = {name: self._executor.grad_dict[name] for name in trainable}
+        self.statistics = dict(self._executor.aux_dict)
+        initialize(self.parameters, self.statistics, seed)
+
+    def forward(self, images_BHWC: np.ndarray, training: bool = True) -> mx.nd.NDArray:
+        """Starts the forward pass and returns its (B, D) float32 output without waiting for it.
+
+        Args:
+            images_BHWC: (B, H, H, 3) uint8 RGB.
+            training: BatchNorm by the batch's own statistics, as :meth:`backward` needs it; else by the
+                moving ones.
+        """
+        images = mx.nd.array(images_BHWC, ctx=self._context, dtype=np.uint8)
+        data = self._executor.arg_dict["data"]
+        mx.nd.cast(mx.nd.transpose(images, (0, 3, 1, 2)), dtype="float32", out=data)
+        return self._executor.forward(is_train=training)[0]
+
+    def backward(self, embedding_gradient_BD: mx.nd.NDArray) -> None:
+        """Starts the backward pass, and the sum over ranks of each gradient as soon as it is there."""
+        self._executor.backward([embedding_gradient_BD])
+        # The first layer's gradient comes last: when its copy is there, what remains is communication.
+        self._last_gradient = self.gradients[next(iter(self.gradients))].reshape((-1,))[:1].copy()
+        for priority, name in enumerate(reversed(self.gradients)):
+            self._sum_over_ranks(name, -priority)
+
+    def _sum_over_ranks(self, name: str, priority: int) -> None:
+        gradient = self.gradients[name]
+        if not self._fp16_gradients:
+            self._collectives.all_reduce(gradient, f"backbone.{name}", priority=priority)
+            return
+        half = self._collectives.all_reduce(gradient.astype("float16"), f"backbone.{name}", priority=priority)
+        mx.nd.cast(half, dtype="float32", out=gradient)
+
+    def gradients_finite(self) -> bool:
+        """Waits for the summed gradients and tells whether all are finite: the same answer on every rank.
+
+        An infinity or NaN of one rank is one in the sum. The time spent waiting after the end of this rank's
+        own backward pass counts as communication.
+        """
+        self._last_gradient.wait_to_read()
+        start = time.perf_counter()
+        arrays = list(self.gradients.values())
+        finite = bool(mx.nd.multi_all_finite(*arrays, num_arrays=len(arrays)).asscalar())
+        if self._collectives.size > 1:
+            self._collectives.seconds += time.perf_counter() - start
+        return finite
+
+    def embed(self, images_BHWC: np.ndarray) -> np.ndarray:
+        """(B, D) float32 embeddings in inference mode of exactly B images (B, H, H, 3) uint8 RGB."""
+        return self.forward(images_BHWC, training=False).asnumpy()
+
+    def average_statistics(self) -> None:
+        """Makes the moving means and variances equal on all ranks: their mean. Before a save or a test."""
+        if self._collectives.size == 1:
+            return
+        for name, array in self.statistics.items():
+            self._collectives.all_reduce(array, f"statistics.{name}")
+            array /= self._collectives.size
+
+
+def _embedding_size(network: mx.sym.Symbol, data_shape: tuple[int, ...]) -> int:
+    try:
+        _, outputs, _ = network.infer_shape(data=data_shape)
+    except mx.MXNetError:
+        height, width = data_shape[2:]
+        raise ValueError(
+            f"the network does not take images of {height}×{width} pixels: "
+            "set --image-size to what it is made for"
+        ) from None
+    if len(outputs) != 1 or len(outputs[0]) != 2:
+        raise ValueError(f"a backbone must give one vector an image, but this one gives {outputs}")
+    return outputs[0][1]
+
+
+def initialize(parameters: dict[str, mx.nd.NDArray], statistics: dict[str, mx.nd.NDArray], seed: int) -> None:
+    """Fills a backbone's arrays, by name, as InsightFace's networks start.
+
+    Weights are normal with variance 2/fan_out (He et al., arXiv 1502.01852, backward form). PReLU slopes are
+    0.25, biases, BatchNorm's shift and moving mean 0, its scale and moving variance 1.
+    """
+    for number, (name, array) in enumerate((parameters | statistics).items()):
+        if name.endswith("_weight"):
+            fan_out = array.shape[0] * math.prod(array.shape[2:])
+            rng = np.random.default_rng([seed, number])
+            array[:] = rng.standard_normal(array.shape, dtype=np.float32) * math.sqrt(2.0 / fan_out)
+        elif name.endswith("_gamma") and "relu" in name:
+            array[:] = 0.25
+        elif name.endswith(("_gamma", "_moving_var")):
+            array[:] = 1.0
+        elif name.endswith(("_bias", "_beta", "_moving_mean")):
+            array[:] = 0.0
+        else:
+            raise ValueError(f"no rule says how the parameter {name!r} starts")

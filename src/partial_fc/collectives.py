@@ -1,0 +1,279 @@
+"""What ranks say to each other: the interface, a world of one process, and ranks as threads for tests.
+
+Every collective has a name that stays the same from step to step (Horovod caches its answer by name), and every
+rank makes the same calls in the same order. The classes here count what they carry, so that a benchmark or a test
+can ask for the collectives of one step.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+
+
+class RankError(ValueError):
+    """An error of one rank or more, told to all of them: every rank raises it with the same message."""
+
+
+class PeerLostError(RuntimeError):
+    """Another rank went away in the middle of a collective."""
+
+
+@dataclass
+class Traffic:
+    """What the collectives of one name carried since the last reset: calls, and bytes sent by this rank."""
+
+    kind: str
+    calls: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Collectives(ABC):
+    """The ranks of a run, as one of them sees them.
+
+    Attributes:
+        rank: this rank, 0 ≤ rank < size.
+        size: the number of ranks, R.
+        local_rank: this rank's number among those on its machine.
+        local_size: the number of ranks on its machine.
+        traffic: calls and bytes by name; :meth:`reset_traffic` empties it.
+        seconds: how long this rank has waited in collectives; whoever reports it takes it back to 0.
+    """
+
+    rank: int
+    size: int
+    local_rank: int = 0
+    local_size: int = 1
+    traffic: dict[str, Traffic] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def all_gather(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        """Concatenates the ranks' tensors on axis 0 in rank order: (n, …) on each → (R·n, …) on all."""
+        self._count("all_gather", name, tensor)
+        with self._waiting(tensor):
+            return self._all_gather(tensor, name)
+
+    def all_reduce(
+        self, tensor: mx.nd.NDArray, name: str, op: str = "sum", priority: int = 0
+    ) -> mx.nd.NDArray:
+        """Replaces the tensor on every rank, in place, by the element-wise ``sum`` or ``max`` over ranks.
+
+        Asynchronous, and so not in ``seconds``: the result is there when the tensor is next read.
+        """
+        assert op in ("sum", "max"), op
+        self._count("all_reduce", name, tensor)
+        return self._all_reduce(tensor, name, op, priority)
+
+    def reduce_scatter(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        """Sums the ranks' (R·n, …) tensors and gives rank k rows [k·n, (k+1)·n) of the sum."""
+        assert tensor.shape[0] % self.size == 0, (tensor.shape, self.size)
+        self._count("reduce_scatter", name, tensor)
+        with self._waiting(tensor):
+            return self._reduce_scatter(tensor, name)
+
+    def broadcast(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        """Replaces the tensor on every rank, in place, by rank 0's."""
+        self._count("broadcast", name, tensor)
+        return self._broadcast(tensor, name)
+
+    @abstractmethod
+    def gather_objects(self, value: Any, name: str) -> list[Any]:
+        """Gives every rank the list of all ranks' picklable objects, in rank order. Not for tensors, not for a step."""
+
+    @abstractmethod
+    def abort(self, status: int) -> None:
+        """Ends the process at once, and with it the run, without waiting for the other ranks."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leaves the run in good order; every rank calls it, and no collective follows."""
+
+    def reset_traffic(self) -> None:
+        """Forgets what was carried so far."""
+        self.traffic.clear()
+
+    @contextmanager
+    def _waiting(self, tensor: mx.nd.NDArray) -> Iterator[None]:
+        """Counts the time of a collective that blocks, from when this rank's own part of it is computed."""
+        tensor.wait_to_read()
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
+    def _count(self, kind: str, name: str, tensor: mx.nd.NDArray) -> None:
+        entry = self.traffic.setdefault(name, Traffic(kind))
+        entry.calls += 1
+        entry.bytes += tensor.size * np.dtype(tensor.dtype).itemsize
+
+    @abstractmethod
+    def _all_gather(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray: ...
+
+    @abstractmethod
+    def _all_reduce(self, tensor: mx.nd.NDArray, name: str, op: str, priority: int) -> mx.nd.NDArray: ...
+
+    @abstractmethod
+    def _reduce_scatter(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray: ...
+
+    @abstractmethod
+    def _broadcast(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray: ...
+
+
+@contextmanager
+def together(collectives: Collectives, what: str) -> Iterator[None]:
+    """Runs a block on every rank; where it fails on one, all ranks raise :class:`RankError` with that message.
+
+    A bad file that only rank 3 sees would otherwise leave the others waiting in their next collective for ever.
+    One object gather at the end of the block; the block itself must hold no collective that a failure would skip.
+
+    Args:
+        what: names the block among the object gathers.
+    """
+    error: str | None = None
+    try:
+        yield
+    except (ValueError, OSError) as caught:
+        error = str(caught) or type(caught).__name__
+    raise_together(collectives, error, what)
+
+
+def raise_together(collectives: Collectives, error: str | None, what: str) -> None:
+    """Raises the first rank's error on all ranks when any rank passes one; one object gather."""
+    errors = collectives.gather_objects(error, f"errors.{what}")
+    failed = [rank for rank, message in enumerate(errors) if message is not None]
+    if not failed:
+        return
+    if len(set(errors)) == 1:
+        raise RankError(errors[0])
+    others = f" (and {len(failed) - 1} more ranks)" if len(failed) > 1 else ""
+    raise RankError(f"rank {failed[0]}{others}: {errors[failed[0]]}")
+
+
+class SingleProcess(Collectives):
+    """A world of one rank: every collective is the identity."""
+
+    def __init__(self) -> None:
+        super().__init__(rank=0, size=1)
+
+    def gather_objects(self, value: Any, name: str) -> list[Any]:
+        return [value]
+
+    def abort(self, status: int) -> None:
+        raise SystemExit(status)
+
+    def close(self) -> None:
+        return
+
+    def _all_gather(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        return tensor
+
+    def _all_reduce(self, tensor: mx.nd.NDArray, name: str, op: str, priority: int) -> mx.nd.NDArray:
+        return tensor
+
+    def _reduce_scatter(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        return tensor
+
+    def _broadcast(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        return tensor
+
+
+class _Exchange:
+    """The meeting point of thread ranks: each leaves a value, all leave with the list of values."""
+
+    def __init__(self, size: int, timeout_seconds: float) -> None:
+        self._values: list[Any] = [None] * size
+        self._barrier = threading.Barrier(size, timeout=timeout_seconds)
+
+    def meet(self, rank: int, call: tuple[str, str], value: Any) -> list[Any]:
+        self._values[rank] = (call, value)
+        try:
+            self._barrier.wait()
+            values = list(self._values)
+            self._barrier.wait()  # nobody overwrites a value before all have read it
+        except threading.BrokenBarrierError:
+            raise PeerLostError(f"a rank did not come to {call[0]} {call[1]!r}") from None
+        calls = {entry[0] for entry in values}
+        assert len(calls) == 1, f"ranks make different calls: {sorted(calls)}"
+        return [entry[1] for entry in values]
+
+    def break_off(self) -> None:
+        self._barrier.abort()
+
+
+class ThreadRank(Collectives):
+    """One rank of a world of threads in one process: for tests, which so run many small cases in little time.
+
+    Sums run in rank order, so that results do not depend on the threads' timing.
+    """
+
+    def __init__(self, rank: int, size: int, exchange: _Exchange) -> None:
+        super().__init__(rank=rank, size=size, local_rank=rank, local_size=size)
+        self._exchange = exchange
+
+    def gather_objects(self, value: Any, name: str) -> list[Any]:
+        return self._exchange.meet(self.rank, ("gather_objects", name), value)
+
+    def abort(self, status: int) -> None:
+        self._exchange.break_off()
+        raise SystemExit(status)
+
+    def close(self) -> None:
+        return
+
+    def _meet(self, kind: str, name: str, tensor: mx.nd.NDArray) -> list[np.ndarray]:
+        return self._exchange.meet(self.rank, (kind, name), tensor.asnumpy())
+
+    def _all_gather(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        parts = self._meet("all_gather", name, tensor)
+        return mx.nd.array(np.concatenate(parts), dtype=tensor.dtype)
+
+    def _all_reduce(self, tensor: mx.nd.NDArray, name: str, op: str, priority: int) -> mx.nd.NDArray:
+        parts = self._meet(f"all_reduce_{op}", name, tensor)
+        tensor[:] = mx.nd.array(sum(parts[1:], parts[0]) if op == "sum" else np.max(parts, 0), dtype=tensor.dtype)
+        return tensor
+
+    def _reduce_scatter(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        parts = self._meet("reduce_scatter", name, tensor)
+        rows = tensor.shape[0] // self.size
+        own = slice(self.rank * rows, (self.rank + 1) * rows)
+        return mx.nd.array(sum((part[own] for part in parts[1:]), parts[0][own]), dtype=tensor.dtype)
+
+    def _broadcast(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
+        tensor[:] = mx.nd.array(self._meet("broadcast", name, tensor)[0], dtype=tensor.dtype)
+        return tensor
+
+
+def run_thread_ranks(size: int, function: Callable[[Collectives], Any], timeout_seconds: float = 60.0) -> list[Any]:
+    """Runs ``function(collectives)`` on ``size`` ranks, each a thread, and returns their results in rank order.
+
+    The first exception of any rank is raised here; the others then leave their collectives with PeerLostError.
+    """
+    exchange = _Exchange(size, timeout_seconds)
+    results: list[Any] = [None] * size
+    errors: list[BaseException | None] = [None] * size
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = function(ThreadRank(rank, size, exchange))
+        except BaseException as error:  # it is raised again, in the caller's thread
+            errors[rank] = error
+            exchange.break_off()
+
+    threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}") for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    raised = [error for error in errors if error is not None]
+    first = next((error for error in raised if not isinstance(error, PeerLostError)), raised[0] if raised else None)
+    if first is not None:
+        raise first
+    return results

@@ -1,0 +1,259 @@
+"""A training run, described: the recipe of ``default.py``, changed by the command line, and checked."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import default
+
+EMBEDDED_DATASET = "synthetic"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run, ranks and machine aside. Units are in the names or in :data:`OPTIONS`.
+
+    ``num_identities`` and ``images_per_identity`` are None where the images themselves decide them.
+
+    Raises:
+        ValueError: a value out of its range; the message says which option to set.
+    """
+
+    dataset: str
+    network: str
+    loss: str
+    models_root: Path
+    rec: Path | None
+    val: tuple[Path, ...]
+    num_identities: int | None
+    images_per_identity: int | None
+    margins: tuple[float, float, float]
+    scale: float
+    sample_ratio: float
+    batch_size: int
+    max_update: int
+    fp16: bool
+    fp16_gradients: bool
+    decay_everything: bool
+    embedding_size: int
+    image_size: int
+    seed: int
+    lr: float
+    lr_factor: float
+    lr_steps: tuple[int, ...]
+    momentum: float
+    weight_decay: float
+    workers: int
+    log_every_updates: int
+    verify_every_updates: int
+
+    def __post_init__(self) -> None:
+        _require(0.0 < self.sample_ratio <= 1.0, "--sample-ratio must lie in (0, 1]", self.sample_ratio)
+        _require(self.lr > 0.0 and math.isfinite(self.lr), "--lr must be positive", self.lr)
+        _require(
+            list(self.lr_steps) == sorted(set(self.lr_steps)) and all(step >= 1 for step in self.lr_steps),
+            "--lr-steps must be ascending updates from 1 on",
+            ",".join(map(str, self.lr_steps)),
+        )
+        for name in ("batch_size", "max_update", "embedding_size", "workers", "log_every_updates"):
+            _require(getattr(self, name) >= 1, f"{_option(name)} must be at least 1", getattr(self, name))
+        _require(self.image_size >= 16, "--image-size must be at least 16 pixels", self.image_size)
+        every = self.verify_every_updates
+        _require(every >= 0, "--verify-every-updates must not be negative", every)
+        _require(0 <= self.seed < 2**63, "--seed must lie in [0, 2^63)", self.seed)
+        names = [path.stem for path in self.val]
+        _require(len(names) == len(set(names)), "--val must name sets of different names", ", ".join(names))
+
+    @property
+    def run_directory(self) -> Path:
+        """Where the run's logs and models go: ``<models-root>/<network>-<loss>-<dataset>``."""
+        return self.models_root / f"{self.network}-{self.loss}-{self.dataset}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        values = dataclasses.asdict(self)
+        return {name: _as_json(value) for name, value in values.items()}
+
+    def __str__(self) -> str:
+        values = {name: value for name, value in self.as_json().items() if value is not None}
+        return "\n".join(f"  {name:<22} {value}" for name, value in values.items())
+
+
+@dataclass(frozen=True)
+class Option:
+    """A command-line option: the field of the recipe that it replaces, and what ``--help`` says of it."""
+
+    field: str
+    help: str
+    keywords: dict[str, Any]
+
+
+_NAMES = {
+    "dataset": ("recipe", default.DATASETS),
+    "network": ("backbone", default.NETWORKS),
+    "loss": ("margin", default.LOSSES),
+}
+
+
+def _updates(text: str) -> tuple[int, ...]:
+    """``20000,28000`` → (20000, 28000); nothing → no steps."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be updates, as 20000,28000, but is {text!r}") from None
+
+
+OPTIONS = {
+    "--models-root": Option("models_root", "directory below which logs and models are written",
+                            {"metavar": "DIR"}),
+    "--rec": Option("rec", "training images, a .rec with its .idx beside it", {"metavar": "FILE"}),
+    "--val": Option("val", "verification sets, .bin; none after the option: no verification",
+                    {"metavar": "FILE", "nargs": "*"}),
+    "--sample-ratio": Option("sample_ratio",
+                             "share of its class centers that a rank samples an update, in (0, 1]",
+                             {"type": float, "metavar": "R"}),
+    "--batch-size": Option("batch_size", "images a rank and update", {"type": int, "metavar": "B"}),
+    "--max-update": Option("max_update", "updates after which training ends", {"type": int, "metavar": "N"}),
+    "--fp16": Option("fp16", "mixed precision: the backbone computes in fp16, with fp32 master weights",
+                     {"action": argparse.BooleanOptionalAction}),
+    "--fp16-gradients": Option("fp16_gradients", "sum the backbone's gradients over ranks in fp16",
+                               {"action": argparse.BooleanOptionalAction}),
+    "--decay-everything": Option("decay_everything", "weight decay on biases, BatchNorm and PReLU slopes too",
+                                 {"action": argparse.BooleanOptionalAction}),
+    "--embedding-size": Option("embedding_size", "numbers in an embedding", {"type": int, "metavar": "D"}),
+    "--image-size": Option("image_size", "pixels of a side; images of another size are resized",
+                           {"type": int, "metavar": "PIXELS"}),
+    "--seed": Option("seed", "of weights, order, mirroring and sampling", {"type": int, "metavar": "S"}),
+    "--lr": Option("lr", "learning rate of backbone and class centers", {"type": float, "metavar": "RATE"}),
+    "--lr-steps": Option("lr_steps", "updates at which the learning rate falls to a tenth, as 20000,28000",
+                         {"type": _updates, "metavar": "N,N,…"}),
+    "--workers": Option("workers", "threads a rank that decode images", {"type": int, "metavar": "N"}),
+    "--log-every-updates": Option("log_every_updates", "updates between two lines of the log",
+                                  {"type": int, "metavar": "N"}),
+    "--verify-every-updates": Option("verify_every_updates",
+                                     "updates between verifications; 0: at the end alone",
+                                     {"type": int, "metavar": "N"}),
+}  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises its errors, so that every rank's :func:`main` says them in the same way."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (.*)", message)
+        if unknown:
+            known = ", ".join(self._option_string_actions)
+            message = f"unknown option {unknown[1].split()[0]}: the options are {known}"
+        raise ValueError(message)
+
+
+def parse_arguments(arguments: Sequence[str], default_network: str) -> RunConfig:
+    """Builds the run's configuration: the recipe of data set, network and loss, changed by the options.
+
+    Args:
+        arguments: the command line, without the program.
+        default_network: the network when none is named.
+
+    Raises:
+        ValueError: an unknown name or option, or a value out of its range.
+        SystemExit: ``--help`` was asked for.
+    """
+    parser = _Parser(
+        prog="python -m partial_fc.train",
+        description="Trains a face recognition model with Partial FC: one rank of the run.",
+        epilog="What is not given comes from the recipe of the data set in default.py.",
+        allow_abbrev=False,
+    )
+    names = {"loss": default.COMMON["loss"], "dataset": EMBEDDED_DATASET, "network": default_network}
+    for field, (what, known) in _NAMES.items():
+        text = f"{what}: {', '.join(known)} (default: {names[field]})"
+        parser.add_argument(_option(field), metavar="NAME", help=text)
+    recipe = default.generate_config(**names)
+    for name, option in OPTIONS.items():
+        text = f"{option.help} (default: {_default_text(option.field, recipe)})"
+        parser.add_argument(name, dest=option.field, help=text, default=None, **option.keywords)
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    return _build(given, names)
+
+
+def _default_text(field: str, recipe: dict[str, Any]) -> str:
+    """What --help says of a default: the embedded recipe's, and the other recipes' where they are others."""
+    if field == "image_size":
+        return f"the network's, {recipe[field]}"
+    value = _as_text(recipe[field])
+    if not any(field in other for other in default.DATASETS.values()):
+        return value
+    others = default.COMMON[field]
+    if others in (None, ()):
+        return f"{value}, or the recipe's"
+    return f"{value}; other recipes {_as_text(others)}"
+
+
+def _as_text(value: Any) -> str:
+    if value is None or value == ():
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
+    recipe = default.generate_config(**{name: given.get(name, default_names[name]) for name in _NAMES})
+    if "rec" in given:
+        recipe.update(num_identities=None, images_per_identity=None)  # the images say how many there are
+        if "dataset" not in given:
+            # Somebody's own file, trained by the embedded recipe; the run is named after its directory.
+            recipe.update(dataset=Path(os.path.abspath(given["rec"])).parent.name, val=())
+    recipe.update(given)
+    return RunConfig(
+        dataset=recipe.dataset,
+        network=recipe.network,
+        loss=recipe.loss,
+        models_root=Path(recipe.models_root),
+        rec=Path(recipe.rec) if recipe.rec else None,
+        val=tuple(Path(path) for path in recipe.val),
+        num_identities=recipe.num_identities,
+        images_per_identity=recipe.images_per_identity,
+        margins=(recipe.loss_m1, recipe.loss_m2, recipe.loss_m3),
+        scale=recipe.loss_s,
+        sample_ratio=recipe.sample_ratio,
+        batch_size=recipe.batch_size,
+        max_update=recipe.max_update,
+        fp16=recipe.fp16,
+        fp16_gradients=recipe.fp16_gradients,
+        decay_everything=recipe.decay_everything,
+        embedding_size=recipe.embedding_size,
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+        lr=recipe.lr,
+        lr_factor=recipe.lr_factor,
+        lr_steps=tuple(recipe.lr_steps),
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        workers=recipe.workers,
+        log_every_updates=recipe.log_every_updates,
+        verify_every_updates=recipe.verify_every_updates,
+    )
+
+
+def _require(condition: bool, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"{rule}, but is {value}")
+
+
+def _option(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_as_json(part) for part in value]
+    return value

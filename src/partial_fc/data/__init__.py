@@ -1,0 +1,1 @@
+"""Training data: image sources, decoding, the order of an epoch, augmentation, batches."""

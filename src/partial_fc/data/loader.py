@@ -1,0 +1,201 @@
+"""Batches of decoded images, made by a pool of threads ahead of their use.
+
+Threads, not processes: reading and decoding leave Python's lock, which is then free for nine tenths of the time,
+and threads write their pixels where they are wanted, with nothing to send or copy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from partial_fc.data.augment import mirror_flags
+from partial_fc.data.batch import Batch
+from partial_fc.data.decode import DecodeError, decode
+from partial_fc.data.order import EpochOrder
+from partial_fc.data.source import ImageSource
+
+log = logging.getLogger("partial_fc")
+
+_REPLACED_LIMIT = 0.01  # of the images that a rank reads in an epoch
+_MIN_IMAGES_A_TASK = 8  # a task costs some 30 µs, an image of 112×112 some 90
+
+
+class _Pending(NamedTuple):
+    batch: Batch
+    tasks: list[Future[list[str]]]
+
+
+class TrainingLoader:
+    """Batches of one rank's part of `source`, shuffled anew each epoch, without end: a `Loader`.
+
+    The content of a batch depends on (source, seed, batch size, rank, ranks) alone, not on the number of threads,
+    and each image's mirroring on (seed, epoch, image). `prefetch` batches beyond the one asked for are in the
+    making at any time; each lies in an array of its own, which belongs to whom it is handed to.
+
+    An image that does not decode is named in the log and replaced by the next one of the source that does;
+    `replaced` counts these. When they are more than 1 % of the images that this rank reads in an epoch,
+    `next_batch` raises ValueError. Other errors of the source are raised by `next_batch` as they are.
+
+    image_size: (height, width), or one number for a square. Raises ValueError when an epoch has fewer images than
+    one update of all ranks, and for a size below 1. Closing the source is left to the caller.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        batch_size: int,
+        image_size: int | tuple[int, int],
+        rank: int = 0,
+        ranks: int = 1,
+        seed: int = 0,
+        threads: int = 2,
+        mirror: bool = True,
+        prefetch: int = 2,
+    ):
+        if threads < 1:
+            raise ValueError(f"decoding takes at least 1 thread, got {threads}")
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if min(self.image_size) < 1:
+            raise ValueError(f"the image size is at least 1 pixel, got {image_size}")
+        self._order = EpochOrder(len(source), batch_size=batch_size, rank=rank, ranks=ranks, seed=seed)
+        self._source = source
+        self._mirror = mirror
+        self._prefetch = prefetch
+        self._images_a_task = max(-(-batch_size // threads), _MIN_IMAGES_A_TASK)
+        self._max_replaced = int(_REPLACED_LIMIT * batch_size * self._order.updates_per_epoch)
+        self.replaced = 0
+        self._replaced_in_epoch = 0
+        self._handed_out = (0, 0)  # epoch, images of it
+        self._next_start = (0, 0)
+        self._pending: deque[_Pending] = deque()
+        cv2.setNumThreads(1)  # the images are what is done in parallel: OpenCV's own threads only get in the way
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return self._order.updates_per_epoch
+
+    def __enter__(self) -> TrainingLoader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def next_batch(self) -> Batch:
+        """The next batch; waits for it where it is not ready. An error stays: it is raised by later calls too."""
+        while len(self._pending) <= self._prefetch:
+            self._begin_batch()
+        batch, tasks = self._pending[0]
+        failures = [failure for task in tasks for failure in task.result()]
+        replaced_in_epoch = len(failures) + (self._replaced_in_epoch if batch.epoch == self._handed_out[0] else 0)
+        for failure in failures:
+            log.warning("%s: the next image takes its place", failure)
+        if replaced_in_epoch > self._max_replaced:
+            raise self._too_many(replaced_in_epoch, failures[-1])
+        self._pending.popleft()
+        self._replaced_in_epoch = replaced_in_epoch
+        self.replaced += len(failures)
+        self._handed_out = batch.epoch, batch.position + self._order.global_batch
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on after the last batch handed out, on this or another number of ranks."""
+        epoch, position = self._handed_out
+        return {
+            "images": self._order.num_images,
+            "seed": self._order.seed,
+            "epoch": epoch,
+            "position": position,
+            "replaced": self.replaced,
+            "replaced_in_epoch": self._replaced_in_epoch,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken, within the epoch: no image of it is repeated or lost.
+
+        Raises ValueError when the state belongs to data of another number of images or to another seed, whose
+        order of the epoch is another.
+        """
+        for key, ours in (("images", self._order.num_images), ("seed", self._order.seed)):
+            if state[key] != ours:
+                raise ValueError(
+                    f"the data position saved belongs to {key} = {state[key]}, and this run has {key} = {ours}: "
+                    f"resume with the same data and seed"
+                )
+        self._cancel()
+        self._handed_out = state["epoch"], state["position"]
+        self._next_start = self._order.update_at(*self._handed_out)
+        self.replaced = state["replaced"]
+        self._replaced_in_epoch = state["replaced_in_epoch"]
+
+    def close(self) -> None:
+        """Ends the threads, after the image that each is at."""
+        self._cancel()
+        self._pool.shutdown(wait=True)
+
+    def _cancel(self) -> None:
+        for _, tasks in self._pending:
+            for task in tasks:
+                task.cancel()
+        self._pending.clear()
+
+    def _begin_batch(self) -> None:
+        epoch, position = self._next_start
+        indices_B = self._order.indices(epoch, position)
+        size = len(indices_B)
+        if self._mirror:
+            mirrored_B = mirror_flags(self._order.seed, epoch, indices_B)
+        else:
+            mirrored_B = np.zeros(size, bool)
+        images_BHWC = np.empty((size, *self.image_size, 3), np.uint8)
+        batch = Batch(images_BHWC, np.empty(size, np.int64), epoch, position, indices_B)
+        tasks = [
+            self._pool.submit(self._fill, batch, mirrored_B, range(start, min(start + self._images_a_task, size)))
+            for start in range(0, size, self._images_a_task)
+        ]
+        self._pending.append(_Pending(batch, tasks))
+        self._next_start = self._order.update_at(epoch, position + self._order.global_batch)
+
+    def _fill(self, batch: Batch, mirrored_B: np.ndarray, rows: range) -> list[str]:
+        """Decodes the images of `rows` into the batch; what each row that did not decode has to say."""
+        failures: list[str] = []
+        labels = []
+        part = slice(rows.start, rows.stop)
+        images = zip(batch.indices_B[part].tolist(), mirrored_B[part].tolist(), batch.images_BHWC[part], strict=True)
+        for index, mirror, out_HWC in images:
+            image_bytes, label = self._source.read(index)
+            try:
+                decode(image_bytes, self.image_size, mirror=mirror, out_HWC=out_HWC)
+            except DecodeError as error:
+                failures.append(f"{self._source.where(index)} {error}")
+                if len(failures) > self._max_replaced:
+                    return failures  # `next_batch` refuses the batch whatever the other rows hold
+                label = self._replace(index, mirror, out_HWC)
+            labels.append(label)
+        batch.labels_B[part] = labels
+        return failures
+
+    def _replace(self, index: int, mirror: bool, out_HWC: np.ndarray) -> int:
+        """Decodes the first image after `index` that does; its label."""
+        for distance in range(1, self._max_replaced + 2):
+            candidate = (index + distance) % len(self._source)
+            image_bytes, label = self._source.read(candidate)
+            try:
+                decode(image_bytes, self.image_size, mirror=mirror, out_HWC=out_HWC)
+                return label
+            except DecodeError as error:
+                failure = f"{self._source.where(candidate)} {error}"
+        raise self._too_many(self._max_replaced + 1, failure)
+
+    def _too_many(self, count: int, failure: str) -> ValueError:
+        return ValueError(
+            f"{count} images of this epoch did not decode, more than 1 % of what a rank reads in it; the last: "
+            f"{failure}; repair the data or take these images out"
+        )

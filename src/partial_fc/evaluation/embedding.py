@@ -1,0 +1,177 @@
+"""Embeddings of a list of encoded images, computed by all ranks together.
+
+B images of a batch, N of the list, D the embedding size, S the model's input size, V views of an image: the
+image as it is and, with `flip`, its mirror.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import cv2
+import numpy as np
+
+from partial_fc.collectives import Collectives, together
+
+EmbedFunction = Callable[[np.ndarray], np.ndarray]
+"""`embed(images_BHWC)`: uint8 RGB, always of the same shape, to (B, D) float32."""
+
+DECODE_THREADS = 2
+IMAGES_PER_ROUND = 8192
+"""What a rank embeds between two gathers: 32 MiB of two views at D = 512, however long the list is."""
+
+
+def embed_images(
+    images: Sequence[bytes],
+    embed: EmbedFunction,
+    *,
+    image_size: int,
+    batch_size: int,
+    collectives: Collectives,
+    flip: bool = True,
+    name: str = "images",
+) -> np.ndarray:
+    """`embeddings_VND` float32 of `images`, on every rank: view 0 the image, view 1 (with `flip`) its mirror.
+
+    An image is decoded to RGB and resized to (S, S) when it is not that large. The list is cut into batches
+    first and ranks take contiguous runs of batches, so an image is computed in the same batch at the same
+    place whatever the number of ranks: the result is the same to the bit. The last batch is filled up with
+    its last image, so that `embed` sees one shape alone. Two object gathers for each `IMAGES_PER_ROUND`
+    images of a rank, which carry V·N·D·4 bytes in all.
+
+    Raises:
+        RankError: on every rank, when on any an image does not decode or `embed` does not return (B, D).
+        ValueError: there is no image, or the batch size is below 1.
+    """
+    if len(images) == 0:
+        raise ValueError(f"{name} holds no images to embed")
+    if batch_size < 1:
+        raise ValueError(f"the batch size must be at least 1, but is {batch_size}")
+    batches = [range(i, min(i + batch_size, len(images))) for i in range(0, len(images), batch_size)]
+    shares = [batches[contiguous_share(len(batches), k, collectives.size)] for k in range(collectives.size)]
+    batches_per_round = max(1, IMAGES_PER_ROUND // batch_size)
+    embeddings_VND: np.ndarray | None = None
+
+    def load(indices: range) -> np.ndarray:
+        return _load_batch(images, indices, image_size, batch_size, name)
+
+    for first in range(0, len(shares[0]), batches_per_round):  # rank 0 has the longest share
+        parts = [share[first : first + batches_per_round] for share in shares]
+        own_VND: np.ndarray | None = None
+        with together(collectives, f"embed.{name}"):
+            own_VND = _embed_batches(parts[collectives.rank], load, embed, flip)
+        gathered = collectives.gather_objects(own_VND, f"embeddings.{name}")
+        for part, part_VND in zip(parts, gathered, strict=True):
+            if part_VND is None:
+                continue
+            if embeddings_VND is None:
+                views, _, size = part_VND.shape
+                embeddings_VND = np.empty((views, len(images), size), np.float32)
+            embeddings_VND[:, part[0].start : part[-1].stop] = part_VND
+    assert embeddings_VND is not None, "rank 0 has a batch in the first round"
+    return embeddings_VND
+
+
+def contiguous_share(total: int, rank: int, ranks: int) -> slice:
+    """Rank `rank`'s part of `total` things: contiguous, the first `total mod ranks` ranks hold one more."""
+    quotient, remainder = divmod(total, ranks)
+    start = rank * quotient + min(rank, remainder)
+    return slice(start, start + quotient + (rank < remainder))
+
+
+def flip_sum(embeddings_VND: np.ndarray) -> np.ndarray:
+    """The sum over views, (N, D) float64: of an image and its mirror, or the one view's own embedding."""
+    return embeddings_VND.sum(axis=0, dtype=np.float64)
+
+
+def unit_rows(embeddings_ND: np.ndarray) -> np.ndarray:
+    """Each row over its L2 norm, in the dtype it comes in.
+
+    Raises:
+        ValueError: rows (named) are zero or not finite, and so have no direction to compare.
+    """
+    norms_N = np.linalg.norm(embeddings_ND, axis=1)
+    broken = np.flatnonzero(~np.isfinite(norms_N) | (norms_N == 0))
+    if len(broken):
+        raise ValueError(
+            f"{len(broken)} of {len(norms_N)} embeddings are zero or not finite "
+            f"(the first: {', '.join(map(str, broken[:10]))})"
+        )
+    return embeddings_ND / norms_N[:, None]
+
+
+def decode_image(image: bytes, image_size: int) -> np.ndarray:
+    """`image_HWC` uint8 RGB (S, S, 3) of an encoded image, resized if it is not that large (shrunk by area).
+
+    Raises:
+        ValueError: the bytes are not an image.
+    """
+    try:
+        pixels_BGR = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) if image else None
+    except cv2.error as error:  # more pixels than OpenCV takes
+        raise ValueError(f"it does not decode ({error.err})") from error
+    if pixels_BGR is None:
+        raise ValueError(f"its {len(image)} bytes are not an image that decodes")
+    height, width = pixels_BGR.shape[:2]
+    if (height, width) != (image_size, image_size):
+        shrinks = height > image_size and width > image_size
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        pixels_BGR = cv2.resize(pixels_BGR, (image_size, image_size), interpolation=method)
+    return pixels_BGR[:, :, ::-1]
+
+
+def _load_batch(
+    images: Sequence[bytes], indices: range, image_size: int, batch_size: int, name: str
+) -> np.ndarray:
+    """`images_BHWC` of `indices`, filled up with the last one."""
+    images_BHWC = np.empty((batch_size, image_size, image_size, 3), np.uint8)
+    for place, index in enumerate(indices):
+        try:
+            images_BHWC[place] = decode_image(images[index], image_size)
+        except ValueError as error:
+            raise ValueError(f"image {index} of {name}: {error}") from error
+    images_BHWC[len(indices) :] = images_BHWC[len(indices) - 1]
+    return images_BHWC
+
+
+def _embed_batches(
+    batches: Sequence[range], load: Callable[[range], np.ndarray], embed: EmbedFunction, flip: bool
+) -> np.ndarray | None:
+    """`embeddings_VND` of the images of `batches`, in order; None when there is no batch."""
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        loaded = _ahead(pool, load, batches)
+        views = [
+            _embed_views(embed, images_BHWC, flip)[:, : len(indices)]
+            for indices, images_BHWC in zip(batches, loaded, strict=True)
+        ]
+    return np.concatenate(views, axis=1) if views else None
+
+
+def _embed_views(embed: EmbedFunction, images_BHWC: np.ndarray, flip: bool) -> np.ndarray:
+    """`embeddings_VBD` of a batch."""
+    views = [images_BHWC]
+    if flip:
+        views.append(np.ascontiguousarray(images_BHWC[:, :, ::-1]))
+    embeddings = [np.asarray(embed(view), np.float32) for view in views]
+    for embeddings_BD in embeddings:
+        if embeddings_BD.ndim != 2 or len(embeddings_BD) != len(images_BHWC):
+            raise ValueError(
+                f"a model must give one embedding an image, (N, D), but for {len(images_BHWC)} images "
+                f"it gave the shape {embeddings_BD.shape}"
+            )
+    return np.stack(embeddings)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, load: Callable[[range], np.ndarray], batches: Sequence[range]
+) -> Iterator[np.ndarray]:
+    """`load` of each of `batches` in order, the next ones being loaded by the pool while one is used."""
+    pending: deque[Future[np.ndarray]] = deque()
+    for indices in batches:
+        pending.append(pool.submit(load, indices))
+        if len(pending) > DECODE_THREADS:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -1,0 +1,176 @@
+"""Trained models as functions from images to embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+
+EMBEDDING_OUTPUT = "fc1_output"
+IMAGE_SIZES = (112, 56, 224, 96, 128, 160, 64, 48, 32)
+"""Input sizes that a checkpoint is tried with, most usual first: it does not say its own."""
+
+Parameters = Mapping[str, mx.nd.NDArray]
+
+
+class CheckpointModel:
+    """An MXNet graph with its parameters, for inference on batches of one shape.
+
+    B images of a batch, S the input size, D the embedding size. Runs as a CachedOp: an executor without
+    gradients goes through MXNet 1.9.1's oneDNN subgraphs, which fail on the second batch of a MobileFaceNet.
+
+    Attributes:
+        batch_size: B.
+        image_size: S.
+        embedding_size: D.
+    """
+
+    def __init__(
+        self,
+        symbol: mx.sym.Symbol,
+        parameters: Parameters,
+        context: mx.Context,
+        *,
+        batch_size: int,
+        image_size: int,
+    ) -> None:
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.embedding_size = _embedding_size(symbol, parameters, image_size)
+        self._context = context
+        self._inputs = symbol.list_inputs()
+        self._parameters = {
+            name: parameters[name].as_in_context(context) for name in self._inputs if name != "data"
+        }
+        self._forward = mx.nd.CachedOp(symbol, [("static_alloc", True), ("static_shape", True)])
+
+    def embed(self, images_BHWC: np.ndarray) -> np.ndarray:
+        """`embeddings_BD` float32, as the graph gives them (not normalised), of uint8 RGB (B, S, S, 3)."""
+        assert images_BHWC.shape == (self.batch_size, self.image_size, self.image_size, 3), images_BHWC.shape
+        pixels = mx.nd.array(images_BHWC, self._context, dtype=np.uint8)  # a quarter of float32's bytes
+        data = mx.nd.transpose(pixels, (0, 3, 1, 2)).astype(np.float32)
+        output = self._forward(*(data if name == "data" else self._parameters[name] for name in self._inputs))
+        return output.astype(np.float32, copy=False).asnumpy()
+
+
+def load_model(
+    checkpoint: str, context: mx.Context, batch_size: int, image_size: int | None = None
+) -> CheckpointModel:
+    """Loads the embedding of the checkpoint `"PREFIX,EPOCH"`: `PREFIX-symbol.json` and `PREFIX-EPOCH.params`.
+
+    The embedding is the graph's `fc1_output`, or its output if it has but one. The graph itself must scale
+    its pixels, which come as 0 to 255, as InsightFace's graphs do.
+
+    Args:
+        image_size: the input size S; None takes the first of `IMAGE_SIZES` that the parameters' shapes allow.
+
+    Raises:
+        ValueError: a file is not what it should be, graph and parameters do not belong together (those that
+        lack
+            and those that are too many are listed), no input size fits, or the output is not (N, D).
+        FileNotFoundError: a file of the checkpoint is not there.
+    """
+    if batch_size < 1:
+        raise ValueError(f"the batch size must be at least 1, but is {batch_size}")
+    symbol_path, parameters_path = checkpoint_files(checkpoint)
+    graph = _load(symbol_path, "an MXNet symbol", mx.sym.load)
+    parameters = _without_prefixes(parameters_path, _load(parameters_path, "MXNet parameters", mx.nd.load))
+    symbol = _embedding_of(graph, symbol_path)
+    _check_names(graph, symbol, parameters, parameters_path)
+    try:
+        if image_size is None:
+            image_size = _find_image_size(symbol, parameters)
+        return CheckpointModel(symbol, parameters, context, batch_size=batch_size, image_size=image_size)
+    except ValueError as error:
+        raise ValueError(f"the model {checkpoint}: {error}") from error
+
+
+def checkpoint_files(checkpoint: str) -> tuple[Path, Path]:
+    """The symbol's and the parameters' file of `"PREFIX,EPOCH"`.
+
+    Raises:
+        ValueError: `checkpoint` is not of that form.
+        FileNotFoundError: a file is not there.
+    """
+    prefix, comma, epoch = checkpoint.rpartition(",")
+    if not comma or not prefix or not (epoch.isascii() and epoch.isdigit()):
+        raise ValueError(f"a model is given as PREFIX,EPOCH (such as models/model,0), not as {checkpoint!r}")
+    files = Path(f"{prefix}-symbol.json"), Path(f"{prefix}-{int(epoch):04d}.params")
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}, which the model {checkpoint} needs, is not there")
+    return files
+
+
+def _load(path: Path, what: str, load: Callable[[str], Any]) -> Any:
+    try:
+        return load(str(path))
+    except (mx.MXNetError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} does not hold {what}") from error
+
+
+def _without_prefixes(path: Path, loaded: Any) -> Parameters:
+    """MXNet writes `arg:NAME` and `aux:NAME`; a graph's names are unique over both."""
+    if not isinstance(loaded, dict) or not loaded:
+        raise ValueError(f"{path} does not hold the named parameters of a model")
+    return {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in loaded.items()}
+
+
+def _embedding_of(graph: mx.sym.Symbol, path: Path) -> mx.sym.Symbol:
+    internals = graph.get_internals()
+    if EMBEDDING_OUTPUT in internals.list_outputs():
+        return internals[EMBEDDING_OUTPUT]
+    outputs = graph.list_outputs()
+    if len(outputs) != 1:
+        raise ValueError(f"{path} must have one output, or {EMBEDDING_OUTPUT}, but has {_some(outputs)}")
+    return graph
+
+
+def _check_names(graph: mx.sym.Symbol, symbol: mx.sym.Symbol, parameters: Parameters, path: Path) -> None:
+    """Both must name the same parameters; those of a classifier after the embedding may be there or not."""
+    inputs = symbol.list_inputs()
+    if "data" not in inputs:
+        raise ValueError(f"the graph of {path} takes no input 'data', but {_some(inputs)}")
+    missing = [name for name in inputs if name != "data" and name not in parameters]
+    extra = sorted(set(parameters) - set(graph.list_inputs()))
+    complaints = []
+    if missing:
+        complaints.append(f"lacks {len(missing)} of the graph's parameters ({_some(missing)})")
+    if extra:
+        complaints.append(f"has {len(extra)} that the graph does not know ({_some(extra)})")
+    if complaints:
+        raise ValueError(f"{path} {' and '.join(complaints)}")
+
+
+def _find_image_size(symbol: mx.sym.Symbol, parameters: Parameters) -> int:
+    refusals = []
+    for image_size in IMAGE_SIZES:
+        try:
+            _embedding_size(symbol, parameters, image_size)
+        except ValueError as error:
+            refusals.append(error)
+        else:
+            return image_size
+    raise refusals[0]
+
+
+def _embedding_size(symbol: mx.sym.Symbol, parameters: Parameters, image_size: int) -> int:
+    """D, once every shape is known to fit the input size, and the output to be (N, D)."""
+    batch = 2
+    shapes = {name: parameters[name].shape for name in symbol.list_inputs() if name != "data"}
+    try:
+        _, (output,), _ = symbol.infer_shape(data=(batch, 3, image_size, image_size), **shapes)
+    except mx.MXNetError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"it does not take images of {image_size}×{image_size}: {reason}") from error
+    if len(output) != 2 or output[0] != batch:
+        raise ValueError(f"its output must be (N, D), but for N = {batch} it is {tuple(output)}")
+    return output[1]
+
+
+def _some(names: list[str], shown: int = 10) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

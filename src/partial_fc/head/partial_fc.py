@@ -1,0 +1,252 @@
+"""The Partial FC classification layer: sharded class centers, sampled, under a margin softmax over all ranks.
+
+Legend: B embeddings of a rank, R ranks, N = B·R, C identities, S sampled classes of this rank, D embedding size.
+
+    cos[n,j]  = <x_n/|x_n|, w_j/|w_j|>
+    logit     = s·cos, and s·margin(cos) at the target
+    loss      = −(1/N) Σ_n log softmax(logit)[n, target(n)]       over the sampled classes of all ranks
+
+Source: An et al., "Partial FC: Training 10 Million Identities on a Single Machine", arXiv 2010.05222.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mxnet as mx
+import numpy as np
+
+from partial_fc.collectives import Collectives
+from partial_fc.head import matmul
+from partial_fc.head.centers import CenterBlock, ClassCenters
+from partial_fc.head.kernels import BlockKernels, BlockTargets, SoftmaxState, UpdateRule
+from partial_fc.head.kernels.ndarray import NDArrayKernels
+from partial_fc.head.margin import Margin
+from partial_fc.head.partition import ClassPartition
+from partial_fc.head.sampler import sample_rows
+from partial_fc.head.softmax import MergedSoftmax, merge_softmax
+
+DEFAULT_BLOCK_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class SampledClasses:
+    """The classes of one step on this rank, their rows on the way to where they are needed.
+
+    Attributes:
+        row_S: (S,) int64, the rank's sampled rows, ascending.
+        blocks: the rows in blocks, with the targets that lie in each.
+        owned_N: (N,) bool, whether a sample's target belongs to this rank.
+    """
+
+    row_S: np.ndarray
+    blocks: list[tuple[CenterBlock, BlockTargets]]
+    owned_N: np.ndarray
+
+
+@dataclass
+class _Forward:
+    """What a forward pass leaves for the backward pass."""
+
+    sample: SampledClasses
+    unit_ND: mx.nd.NDArray
+    inverse_norm_N1: mx.nd.NDArray
+    logits: list[mx.nd.NDArray]
+    state: SoftmaxState
+    softmax: MergedSoftmax
+
+
+class PartialFC:
+    """The classification layer of one rank.
+
+    A step is ``sample`` (as soon as the labels are known, beside the backbone's forward pass), ``forward`` and
+    ``backward``. Every rank makes the same calls. Collectives: one all-gather of the embeddings (4·B·D bytes sent),
+    one all-reduce of 2N float64, one reduce-scatter of the embeddings' gradient (4·N·D bytes).
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        collectives: the ranks.
+        margin: from the target's cosine to its logit.
+        scale: s, the logits' scale.
+        sample_ratio: r in (0, 1], the share of its classes that a rank samples each step.
+        momentum, weight_decay: of the centers' SGD, on sampled rows only.
+        seed: decides the initial centers and the negatives.
+        context: the device that holds the centers and computes.
+        kernels: the element-wise work; NDArray operations when not given.
+        block_rows: the most classes that are worked on at once.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        collectives: Collectives,
+        *,
+        margin: Margin,
+        scale: float = 64.0,
+        sample_ratio: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        seed: int = 0,
+        context: mx.Context | None = None,
+        kernels: BlockKernels | None = None,
+        block_rows: int = DEFAULT_BLOCK_ROWS,
+    ) -> None:
+        if not 0.0 < sample_ratio <= 1.0:
+            raise ValueError(f"the sample ratio must lie in (0, 1], but is {sample_ratio}")
+        if not 0.0 < scale < math.inf:
+            raise ValueError(f"the scale of the logits must be finite and positive, but is {scale}")
+        self.partition = ClassPartition(num_classes, collectives.size)
+        self.margin = margin
+        self.scale = scale
+        self.sample_ratio = sample_ratio
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self._seed = seed
+        self._collectives = collectives
+        self._context = context if context is not None else mx.cpu()
+        self._kernels = kernels if kernels is not None else NDArrayKernels()
+        self._block_rows = block_rows
+        self.first_class = self.partition.start(collectives.rank)
+        self.centers = ClassCenters(
+            self.first_class,
+            self.partition.count(collectives.rank),
+            embedding_size,
+            seed,
+            self._context,
+            block_rows,
+        )
+        self._buffers: dict[tuple[str, int], mx.nd.NDArray] = {}
+        self._pending: _Forward | None = None
+
+    def sample(self, label_N: np.ndarray, update: int) -> SampledClasses:
+        """Chooses this rank's classes for a step and starts the gather of their rows. No collective.
+
+        Args:
+            label_N: (N,) int64, the labels of the global batch in rank order, each in [0, C).
+            update: number of the step; with the seed and the rank it decides the negatives.
+
+        Raises:
+            ValueError: a label outside [0, C).
+        """
+        label_N = np.asarray(label_N, dtype=np.int64)
+        outside = (label_N < 0) | (label_N >= self.partition.num_classes)
+        if outside.any():
+            raise ValueError(
+                f"labels must lie in [0, {self.partition.num_classes}), but one is {label_N[outside][0]}: "
+                "the data set holds more identities than the classifier was made for"
+            )
+        row_N = label_N - self.first_class
+        owned_N = (row_N >= 0) & (row_N < self.centers.count)
+        positives = np.unique(row_N[owned_N])
+        rng = np.random.default_rng([self._seed, self._collectives.rank, update])
+        row_S = sample_rows(self.centers.count, positives, self.sample_ratio, rng)
+        column_N = np.where(owned_N, np.searchsorted(row_S, row_N), -1).astype(np.int32)
+        blocks = [(block, _targets_within(column_N, block)) for block in self.centers.blocks(row_S)]
+        return SampledClasses(row_S, blocks, owned_N)
+
+    def forward(self, embedding_BD: mx.nd.NDArray, sample: SampledClasses) -> float:
+        """Computes the loss of the global batch.
+
+        Args:
+            embedding_BD: (B, D) float32, this rank's embeddings; every rank passes as many.
+            sample: what :meth:`sample` gave for the labels of the same batch.
+
+        Returns:
+            The mean cross-entropy over the N samples in nats, the same on every rank. When it is not finite,
+            :meth:`backward` must not follow: skip the update, on every rank alike.
+        """
+        x_ND = self._collectives.all_gather(embedding_BD, "head.embeddings")
+        assert x_ND.shape[0] == len(sample.owned_N), (x_ND.shape, len(sample.owned_N))
+        unit_ND, inverse_norm_N1 = _normalize(x_ND)
+        scaled_ND = unit_ND * self.scale
+        n = x_ND.shape[0]
+        state = SoftmaxState(*(self._buffer(part, 0, (n,)) for part in ("max", "sum", "target logit")))
+        self._kernels.start(state)
+        logits = []
+        for number, (block, targets) in enumerate(sample.blocks):
+            logits_NB = self._buffer("logits", number, (n, len(block)))
+            matmul.logits(scaled_ND, block.weight_BD, logits_NB)
+            self._kernels.forward(logits_NB, block.inverse_norm_B, targets, state)
+            logits.append(logits_NB)
+        softmax = merge_softmax(
+            state.max_N.asnumpy(),
+            state.sum_N.asnumpy(),
+            state.target_logit_N.asnumpy(),
+            sample.owned_N,
+            margin=self.margin,
+            scale=self.scale,
+            collectives=self._collectives,
+        )
+        self._pending = _Forward(sample, unit_ND, inverse_norm_N1, logits, state, softmax)
+        return softmax.loss
+
+    def backward(self, learning_rate: float) -> mx.nd.NDArray:
+        """Updates the sampled centers and gives the gradient of the loss.
+
+        Args:
+            learning_rate: η of the centers' SGD step.
+
+        Returns:
+            (B, D) float32, d loss / d embedding of this rank's samples, complete over all ranks.
+        """
+        pending, self._pending = self._pending, None
+        assert pending is not None and np.isfinite(pending.softmax.loss)
+        n, d = pending.unit_ND.shape
+        excess_N = pending.softmax.lse_N - pending.state.max_N.asnumpy()
+        excess_N = mx.nd.array(excess_N, ctx=self._context, dtype="float32")
+        target_gradient_N = mx.nd.array(pending.softmax.target_gradient_N, ctx=self._context, dtype="float32")
+        rule = UpdateRule(
+            gradient_factor=-learning_rate * self.scale / n,
+            projection_factor=learning_rate / n,
+            decay=learning_rate * self.weight_decay,
+            momentum=self.momentum,
+        )
+        unit_gradient_ND = mx.nd.zeros((n, d), ctx=self._context)
+        part_ND = self._buffer("unit gradient", 0, (n, d))
+        for logits_NB, (block, targets) in zip(pending.logits, pending.sample.blocks, strict=True):
+            projection_B = self._buffer("projection", 0, (len(block),))
+            self._kernels.backward(
+                logits_NB, block.inverse_norm_B, targets, pending.state, excess_N, target_gradient_N, projection_B,
+            )  # fmt: skip
+            gradient_BD = self._buffer("weight gradient", 0, (len(block), d))
+            matmul.gradients(logits_NB, pending.unit_ND, block.weight_BD, part_ND, gradient_BD)
+            unit_gradient_ND += part_ND
+            self.centers.update(block, gradient_BD, projection_B, rule, self._kernels)
+        unit_gradient_ND *= self.scale / n
+        own_BD = self._collectives.reduce_scatter(unit_gradient_ND, "head.embedding_gradients")
+        own = slice(self._collectives.rank * own_BD.shape[0], (self._collectives.rank + 1) * own_BD.shape[0])
+        return _through_normalization(own_BD, pending.unit_ND[own], pending.inverse_norm_N1[own])
+
+    def _buffer(self, purpose: str, number: int, shape: tuple[int, ...]) -> mx.nd.NDArray:
+        """A piece of memory that lives on from step to step: fresh pages cost more than the work done in them."""
+        size = int(np.prod(shape))
+        buffer = self._buffers.get((purpose, number))
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[purpose, number] = mx.nd.empty((size,), ctx=self._context)
+        return buffer[:size].reshape(shape)
+
+
+def _targets_within(column_N: np.ndarray, block: CenterBlock) -> BlockTargets:
+    sample_K = np.flatnonzero((column_N >= block.column) & (column_N < block.column + len(block)))
+    return BlockTargets(sample_K.astype(np.int32), column_N[sample_K] - np.int32(block.column))
+
+
+def _normalize(x_ND: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
+    """x/|x| and 1/|x|; an embedding of zeros has no direction: both are 0."""
+    squares_N1 = mx.nd.sum(mx.nd.square(x_ND), axis=1, keepdims=True)
+    inverse_N1 = mx.nd.where(squares_N1 == 0, mx.nd.zeros_like(squares_N1), mx.nd.rsqrt(squares_N1))
+    return mx.nd.broadcast_mul(x_ND, inverse_N1), inverse_N1
+
+
+def _through_normalization(
+    gradient_BD: mx.nd.NDArray, unit_BD: mx.nd.NDArray, inverse_norm_B1: mx.nd.NDArray
+) -> mx.nd.NDArray:
+    """From the gradient by x/|x| to that by x: (g − <g, x̂> x̂)/|x|."""
+    along_B1 = mx.nd.sum(gradient_BD * unit_BD, axis=1, keepdims=True)
+    return mx.nd.broadcast_mul(gradient_BD - mx.nd.broadcast_mul(unit_BD, along_B1), inverse_norm_B1)

@@ -1,0 +1,64 @@
+"""SGD with momentum for the backbone's parameters, many to one MXNet operation.
+
+    m ← μ·m − η·(g/scale + λ·w)        w ← w + m
+"""
+
+from __future__ import annotations
+
+import mxnet as mx
+
+# MXNet's fused update takes at most 60 parameters at a time.
+_GROUP_SIZE = 40
+_UNDECAYED_SUFFIXES = ("_bias", "_gamma", "_beta")
+
+
+class SGD:
+    """SGD with momentum over named parameters, float32, in place.
+
+    Args:
+        parameters: name → weights; changed by :meth:`update`.
+        momentum: μ.
+        weight_decay: λ.
+        decay_everything: False leaves biases, BatchNorm parameters and PReLU slopes without weight decay.
+
+    Attributes:
+        momenta: name → m.
+    """
+
+    def __init__(
+        self,
+        parameters: dict[str, mx.nd.NDArray],
+        *,
+        momentum: float,
+        weight_decay: float,
+        decay_everything: bool = True,
+    ) -> None:
+        self._parameters = parameters
+        self._momentum = momentum
+        self._weight_decay = {
+            name: weight_decay if decay_everything or not name.endswith(_UNDECAYED_SUFFIXES) else 0.0
+            for name in parameters
+        }
+        self.momenta = {name: mx.nd.zeros_like(weight) for name, weight in parameters.items()}
+
+    def update(
+        self, gradients: dict[str, mx.nd.NDArray], learning_rate: float, loss_scale: float = 1.0
+    ) -> None:
+        """One step on all parameters; ``gradients`` are those of loss·loss_scale."""
+        names = list(self._parameters)
+        for first in range(0, len(names), _GROUP_SIZE):
+            group = names[first : first + _GROUP_SIZE]
+            arrays = [
+                array
+                for name in group
+                for array in (self._parameters[name], gradients[name], self.momenta[name])
+            ]
+            mx.nd.multi_sgd_mom_update(
+                *arrays,
+                lrs=[learning_rate] * len(group),
+                wds=[self._weight_decay[name] for name in group],
+                momentum=self._momentum,
+                rescale_grad=1.0 / loss_scale,
+                num_weights=len(group),
+                out=[self._parameters[name] for name in group],
+            )

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The checks and all tests, after making the environment where it is missing. Arguments go to pytest:
+#   bash tests/run.sh tests/head -k margin
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+bash "$root/setup.sh"
+
+cd "$root"
+export PATH="$root/.venv/bin:$PATH"
+# Tests start many small processes: with one BLAS thread each, a result does not depend on the machine's cores.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+ruff check
+shellcheck setup.sh config.sh run.sh tests/run.sh .ci/run
+exec python -m pytest --durations=15 "$@"
