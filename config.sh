@@ -19,10 +19,9 @@ fi
 export PYTHONPATH="$root:$root/src${PYTHONPATH:+:$PYTHONPATH}"
 
 # This rank's share of the cores. MXNet would take half of the machine's for each rank, so that eight ranks
-# stand in each other's way. `nproc` is asked without OMP_*, which it would take for the number of cores.
+# stand in each other's way.
 ranks_here="${HOROVOD_LOCAL_SIZE:-${OMPI_COMM_WORLD_LOCAL_SIZE:-1}}"
-cores="$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)"
-share=$((cores / ranks_here))
+share=$(($(nproc) / ranks_here))
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}"
 export OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-$OMP_NUM_THREADS}"
 export MKL_NUM_THREADS="${MKL_NUM_THREADS:-$OMP_NUM_THREADS}"

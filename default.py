@@ -1,8 +1,8 @@
 """Every recipe a user can name: data set, network and loss, with their hyper-parameters.
 
-``generate_config(loss, dataset, network)`` fills ``config``, and the options of ``python -m partial_fc.train``
-override it: what is not given on the command line is what is written here. Paths are relative to the current
-directory. An *update* is one step of the optimizer on all ranks together.
+``generate_config(loss, dataset, network)`` fills ``config``; the options of ``python -m partial_fc.train``
+override it, and what is not given on the command line is what is written here. Paths are relative to the
+current directory. An *update* is one step of the optimizer on all ranks together.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COMMON = {
     "rec": None,  # path of the training images, train.rec; None: random images, no file
     "val": (),  # paths of the verification sets, .bin
     "num_identities": None,  # classes C; with a train.rec of your own, the number found there counts
-    "images_per_identity": None,  # images drawn for an identity; None: the images are not drawn by this project
+    "images_per_identity": None,  # of the data set that this project draws; None: it does not draw this one
     "image_size": 112,  # pixels of a side; larger and smaller images are resized
     "embedding_size": 512,  # numbers in an embedding, D
     "loss_s": 64.0,  # logits are s times the cosine with its margin
@@ -36,6 +36,9 @@ COMMON = {
     "fp16_gradients": False,  # sum the backbone's gradients over ranks in fp16
     "decay_everything": True,  # weight decay on biases, BatchNorm and PReLU slopes too
     "workers": 2,  # threads a rank that decode images
+    "storage": "device:float32/float32",  # class centers: [tier:]weight[/momentum], see --help
+    "storage_directory": None,  # of the tier "file"
+    "logits_chunk": "auto",  # classes whose logits are kept at once; "all"; "auto": all when they fit
     "seed": 0,
     "log_every_updates": 20,
     "verify_every_updates": 2000,  # 0: verify at the end alone

@@ -39,6 +39,7 @@ default_ranks() {
 # count_slots FILE: the ranks that a hosts file has room for, after checking every line of it.
 count_slots() {
     local file="$1" line name slots rest number=0 sum=0
+    local -A seen=()
     [[ -f "$file" && -r "$file" ]] || die "HOSTFILE must name a file that can be read, but is \"$file\""
     while IFS= read -r line || [ -n "$line" ]; do
         number=$((number + 1))
@@ -46,6 +47,8 @@ count_slots() {
         [ -n "$name" ] || continue
         [[ "$slots" =~ ^slots=([1-9][0-9]{0,5})$ && -z "$rest" ]] ||
             die "$file, line $number, must read 'NAME slots=RANKS', but is ${line@Q}"
+        [ -z "${seen[$name]:-}" ] || die "$file, line $number, names $name again: give each machine one line"
+        seen[$name]=1
         sum=$((sum + BASH_REMATCH[1]))
     done <"$file"
     [ "$sum" -gt 0 ] || die "$file names no machine: give it a line like \"localhost slots=2\" for each"

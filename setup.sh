@@ -32,7 +32,7 @@ step() {
     shift 2
     say "$title"
     set +e # in an `if` or before `||`, the step itself would run without `set -e`
-    (set -e; "$@") >"$log" 2>&1 </dev/null 9>&-
+    (set -e; "$@") >"$log" 2>&1 </dev/null
     status=$?
     set -e
     if [ "$status" -ne 0 ]; then
@@ -143,8 +143,10 @@ missing_packages() {
     has_library libgthread-2.0.so.0 || echo libglib2.0-0
 }
 
+# Without the lock: a package may start a service, which would keep it.
 apt_install() {
     export DEBIAN_FRONTEND=noninteractive
+    exec 9>&-
     apt-get update
     apt-get install -y --no-install-recommends "$@"
 }
@@ -210,7 +212,6 @@ remove_other_mxnet() {
         "$python" -m pip list --format=freeze | grep -E '^mxnet(-cu[0-9]+)?==' | grep -Fvx "$mxnet"
     )
     if [ "${#others[@]}" -gt 0 ]; then
-        rm -f "$stamps/horovod"
         "$python" -m pip uninstall -y "${others[@]%%==*}" horovod
     fi
 }
@@ -223,6 +224,17 @@ install_packages() {
     "$python" -m pip check
 }
 
+check_mxnet() {
+    "$python" -c '
+import sys
+try:
+    import mxnet
+except OSError as error:
+    sys.exit(f"MXNet does not load: {error}. A wheel for GPUs needs the driver, CUDA in the version of its name"
+             " (cu112: 11.2), cuDNN and NCCL, all where the loader finds them (LD_LIBRARY_PATH)."
+             " MXNET=mxnet bash setup.sh goes back to the CPU.")'
+}
+
 install_requirements() {
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     if ! echo "$mxnet" | are_installed; then
@@ -233,7 +245,7 @@ install_requirements() {
         step packages "Python packages" install_packages
     fi
     rm -rf "$stamps/wheel"
-    step mxnet "$mxnet loads" "$python" -c 'import mxnet'
+    step mxnet "$mxnet loads" check_mxnet
 }
 
 # For `python -m partial_fc.train` in the activated environment: `symbol/` and `default.py` lie in the root.
@@ -315,7 +327,7 @@ print("mpi4py", mpi4py.__version__, "on", MPI.Get_library_version().split(",")[0
 # The head's C functions make it faster; it works without them. The next set-up tries again.
 build_kernels() {
     [ -f "$root/src/partial_fc/head/kernels/build.py" ] || return 0
-    "$python" -m partial_fc.head.kernels.build >"$logs/kernels.log" 2>&1 </dev/null 9>&- || {
+    "$python" -m partial_fc.head.kernels.build >"$logs/kernels.log" 2>&1 </dev/null || {
         say "warning: the head's C functions were not built, it runs without them: see $logs/kernels.log" >&2
         return 1
     }
@@ -353,7 +365,7 @@ fi
 
 if ! is_complete; then
     mkdir -p "$logs"
-    exec 9>"$logs/lock"
+    exec 9>"$logs/lock" # pip and the compiler hold it too: what a killed set-up leaves behind is waited for
     flock --nonblock 9 || { say "another set-up runs in this directory: waiting for it"; flock 9; }
     is_complete || set_up
 fi

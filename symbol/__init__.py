@@ -1,6 +1,6 @@
 """Backbones: networks from images to embeddings, as MXNet symbols.
 
-    symbol = build_backbone("r50", 512)      # input `data` (B, 3, 112, 112), RGB 0–255; output `fc1_output` (B, 512)
+    symbol = build_backbone("r50", 512)  # `data` (B, 3, 112, 112), RGB 0–255, to `fc1_output` (B, 512)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def backbone_names() -> list[str]:
 
 
 def default_image_size(name: str) -> int:
-    """Pixels of a side of the images that the backbone ``name`` is made for; ValueError when it is unknown."""
+    """Pixels of a side of the images that backbone ``name`` is made for; ValueError when it is unknown."""
     return _find(name).image_size
 
 
@@ -49,8 +49,8 @@ def build_backbone(
     """The backbone ``name``: images to embeddings.
 
     Its function and its arguments (names, shapes, all ``float32``) depend on ``name`` and ``embedding_size``
-    alone: parameters trained in one form load into every other. The default form is the published network, and
-    the one to save; train in the form for the device, since MXNet's gradient for the slopes of a PReLU is wrong
+    alone: parameters trained in one form load into every other. The default form is the published network,
+    and the one to save. Train in the form for the device: MXNet's gradient for the slopes of a PReLU is wrong
     (`Layers.prelu`), and on a CPU that form is twice (r18) to five times (mobilefacenet) as fast as well.
 
     Args:

@@ -1,9 +1,9 @@
 """IResNet: the residual networks of InsightFace, and the thin one of the quick start.
 
 These are InsightFace's MXNet networks with residual unit 3, a 3×3 stem that keeps the resolution, PReLU and
-the output block "FC", name for name, so that a published ``model-0000.params`` loads here and ours load there.
-("FC" differs from the block "E" of the ArcFace models by E's Dropout alone, which holds no parameter and does
-nothing at inference: models with either load.) ArcFace, arXiv 1801.07698, §3.1.
+the output block "FC", name for name, so that a published ``model-0000.params`` loads here and ours load
+there. ("FC" differs from the block "E" of the ArcFace models by E's Dropout alone, which holds no parameter
+and does nothing at inference: models with either load.) ArcFace, arXiv 1801.07698, §3.1.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def iresnet(layers: Layers, embedding_size: int, units: Sequence[int], channels:
 
 
 def residual_unit(layers: Layers, data: Symbol, name: str, channels: int, *, downsample: bool) -> Symbol:
-    """BN, conv, BN, PReLU, conv, BN, added to the input; the second convolution halves H and W if asked to."""
+    """BN, conv, BN, PReLU, conv, BN, added to the input; the second convolution halves H and W on demand."""
     stride = 2 if downsample else 1
     body = layers.batch_norm(data, f"{name}_bn1", eps=BATCH_NORM_EPS)
     body = layers.convolution(body, f"{name}_conv1", channels, kernel=3, pad=1)

@@ -1,9 +1,9 @@
 """The layers that every backbone is made of, and the one place that knows about precision.
 
-A network is built by calling the methods of one `Layers`; each takes symbols and the name of the node to make,
-and returns the node's output. Shapes: ``B`` images a batch, ``C`` channels, ``H W`` height and width, ``D``
-embedding size. Every node has an explicit name, since MXNet numbers the others from a counter of the process
-and two builds of one network would differ.
+A network is built by calling the methods of one `Layers`; each takes symbols and the name of the node to
+make, and returns the node's output. Shapes: ``B`` images a batch, ``C`` channels, ``H W`` height and width,
+``D`` embedding size. Every node has an explicit name, since MXNet numbers the others from a counter of the
+process and two builds of one network would differ.
 
 Precision. The arguments of a network (weights, biases, slopes, BatchNorm parameters) are ``float32`` whatever
 the precision: they are the master weights, and the gradients that reach them are ``float32`` too.
@@ -14,13 +14,13 @@ the precision: they are the master weights, and the gradients that reach them ar
     For GPUs. From the normalised input to the output block activations are ``float16``; a convolution and a
     PReLU cast their argument inside the graph. BatchNorm keeps its parameters and statistics in ``float32``.
 ``float16-emulated``
-    For CPUs, where MXNet has no ``float16`` convolution. The same graph in ``float32``, where every value that
-    ``float16`` would store is rounded through it: arguments on their way in, activations as they are made, and
-    on the way back their gradients, which become ``inf`` past 65504 as they do on a GPU. Products are summed
-    in ``float32``, which is what tensor cores do.
+    For CPUs, where MXNet has no ``float16`` convolution. The same graph in ``float32``, where every value
+    that ``float16`` would store is rounded through it: arguments on their way in, activations as they are
+    made, and on the way back their gradients, which become ``inf`` past 65504 as they do on a GPU. Products
+    are summed in ``float32``, which is what tensor cores do.
 
-The output block is ``float32`` in all three, as in the InsightFace networks: it is 0.2 % of the multiplications
-of r50, and it keeps the embedding, and the gradient that enters the network, from being rounded at all.
+The output block is ``float32`` in all three, as in the InsightFace networks: it is 0.2 % of the work of r50,
+and neither the embedding nor the gradient that enters the network is then rounded at all.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Layers:
 
     Args:
         precision: one of ``PRECISIONS``.
-        train_on: ``"cpu"`` or ``"gpu"``, the device that a graph for training is written for (see `prelu`), or
-            None for the plain network. The reduced precisions, which are for training, have their device.
+        train_on: ``"cpu"`` or ``"gpu"``, the device that a graph for training is written for (see `prelu`);
+            None for the plain network. The reduced precisions are for training and have their device.
 
     Raises:
         ValueError: the precision or the device is unknown.
@@ -67,9 +67,17 @@ class Layers:
         return self._stored(scaled)
 
     def convolution(
-        self, data: Symbol, name: str, channels: int, *, kernel: int, stride: int = 1, pad: int = 0, groups: int = 1
+        self,
+        data: Symbol,
+        name: str,
+        channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        pad: int = 0,
+        groups: int = 1,
     ) -> Symbol:
-        """A square convolution without bias (a BatchNorm follows each); weight ``(channels, C/groups, k, k)``."""
+        """A square convolution without bias, for a BatchNorm to follow; weight (channels, C/groups, k, k)."""
         return self._stored(
             mx.sym.Convolution(
                 data=data,
@@ -99,7 +107,7 @@ class Layers:
         right gradient:
 
         - on a CPU ``(1 − γ) ⊙ max(x, 0) + γ ⊙ x``, the products being depthwise 1×1 convolutions: oneDNN has
-          no LeakyReLU with slopes, and MXNet's takes 50 ns for an element's gradient, these two 6 ns;
+          no LeakyReLU with slopes, and MXNet's takes 50 ns an element, forward and backward, these 6 ns;
         - on a GPU ``½ · (x + LeakyReLU(x; 2γ − 1))``: the sum holds on to the gradient that LeakyReLU reads.
         """
         if self.train_on is None:

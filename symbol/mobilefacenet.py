@@ -1,7 +1,8 @@
 """MobileFaceNet (arXiv 1804.07573), as InsightFace publishes it under the name y1.
 
-Names and shapes are those of the published checkpoint, down to the dense layer whose weight is ``fc1_weight``.
-Its tenfold weight decay on that weight is not copied: it belongs to the 4e-5 of that recipe, not to a graph.
+Names and shapes are those of the published checkpoint, down to the dense layer whose weight is called
+``fc1_weight``. The tenfold weight decay that it writes on that weight is left out: it belongs to the 4e-5 of
+its recipe, not to the network.
 """
 
 from __future__ import annotations
@@ -43,10 +44,13 @@ def _convolution(layers: Layers, data: Symbol, name: str, channels: int, **shape
     return layers.prelu(_linear(layers, data, name, channels, **shape), f"{name}_relu", channels)
 
 
-def _bottleneck(layers: Layers, data: Symbol, name: str, channels: int, *, expanded: int, stride: int = 1) -> Symbol:
-    """A 1×1 convolution up to ``expanded`` channels, a depthwise 3×3, and a linear 1×1 down to ``channels``."""
+def _bottleneck(
+    layers: Layers, data: Symbol, name: str, channels: int, *, expanded: int, stride: int = 1
+) -> Symbol:
+    """A 1×1 convolution to ``expanded`` channels, a depthwise 3×3, and a linear 1×1 down to ``channels``."""
+    depthwise = {"kernel": 3, "stride": stride, "pad": 1, "groups": expanded}
     body = _convolution(layers, data, f"{name}_conv_sep", expanded, kernel=1)
-    body = _convolution(layers, body, f"{name}_conv_dw", expanded, kernel=3, stride=stride, pad=1, groups=expanded)
+    body = _convolution(layers, body, f"{name}_conv_dw", expanded, **depthwise)
     return _linear(layers, body, f"{name}_conv_proj", channels, kernel=1)
 
 

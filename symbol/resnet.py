@@ -32,12 +32,15 @@ def resnet50(layers: Layers, embedding_size: int) -> Symbol:
     body = layers.max_pool(body, "pool0")
     for stage, (num_units, width) in enumerate(zip(UNITS, CHANNELS, strict=True), start=1):
         for unit in range(1, num_units + 1):
-            stride = 2 if unit == 1 and stage > 1 else 1
-            body = _bottleneck(layers, body, f"stage{stage}_unit{unit}", width, stride=stride, project=unit == 1)
+            first = unit == 1
+            stride = 2 if first and stage > 1 else 1
+            body = _bottleneck(layers, body, f"stage{stage}_unit{unit}", width, stride=stride, project=first)
     return layers.embedding(layers.to_float32(body), embedding_size)
 
 
-def _bottleneck(layers: Layers, data: Symbol, name: str, channels: int, *, stride: int, project: bool) -> Symbol:
+def _bottleneck(
+    layers: Layers, data: Symbol, name: str, channels: int, *, stride: int, project: bool
+) -> Symbol:
     """Three convolutions added to the input, which a 1×1 convolution brings to ``channels`` if asked to."""
     inner = channels // BOTTLENECK
     body = layers.convolution(data, f"{name}_conv1", inner, kernel=1)

@@ -1,4 +1,4 @@
-"""What all tests share: where modules are found, how many threads they get, and the real faces if they are there."""
+"""What all tests share: where modules are found, the threads they get, and real faces if there are any."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ for _directory in (ROOT / "src", ROOT):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real_ranks: starts ranks with mpirun or horovodrun; takes seconds a test")
+    config.addinivalue_line(
+        "markers", "real_ranks: starts ranks with mpirun or horovodrun; takes seconds a test"
+    )
 
 
 @pytest.fixture(scope="session")

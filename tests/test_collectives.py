@@ -99,7 +99,12 @@ def test_objects_are_gathered_in_rank_order() -> None:
 
 def test_one_process_is_a_world_of_its_own() -> None:
     collectives = SingleProcess()
-    assert (collectives.rank, collectives.size, collectives.local_rank, collectives.local_size) == (0, 1, 0, 1)
+    assert (collectives.rank, collectives.size, collectives.local_rank, collectives.local_size) == (
+        0,
+        1,
+        0,
+        1,
+    )
     tensor = rank_rows(collectives)
     for result in (
         collectives.all_gather(tensor, "g"),
@@ -254,7 +259,9 @@ def test_our_own_mistakes_are_asserted() -> None:
 
 def test_thread_ranks_are_threads_of_their_own_and_give_results_in_rank_order() -> None:
     before = threading.active_count()
-    results = run_thread_ranks(4, lambda c: (c.rank, c.size, c.local_rank, c.local_size, threading.current_thread()))
+    results = run_thread_ranks(
+        4, lambda c: (c.rank, c.size, c.local_rank, c.local_size, threading.current_thread())
+    )
     assert [result[:4] for result in results] == [(rank, 4, rank, 4) for rank in range(4)]
     assert len({result[4] for result in results} | {threading.current_thread()}) == 5
     assert threading.active_count() == before

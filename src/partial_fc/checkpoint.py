@@ -123,12 +123,14 @@ def _write_model(partial: Path, backbone: Backbone, deployed_network: mx.sym.Sym
 
 
 def _center_arrays(centers: ClassCenters) -> dict[str, mx.nd.NDArray]:
-    """The rows and their momentum, by the global number of the first class of each store."""
+    """The rows and their momentum as they are kept, by the global number of the first class of each store."""
+    centers.initialize_all()
     arrays = {}
     for store in centers.stores:
-        first_class = centers.first_class + store.first
-        arrays[f"weight:{first_class}"] = store.weight_RD
-        arrays[f"momentum:{first_class}"] = store.momentum_RD
+        arrays[f"weight:{store.first_class}"] = store.weight_RD
+        arrays[f"momentum:{store.first_class}"] = store.momentum_RD
+        if store.scale_R1 is not None:
+            arrays[f"scale:{store.first_class}"] = store.scale_R1
     return arrays
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import default
+from partial_fc.center_storage import Storage
 
 EMBEDDED_DATASET = "synthetic"
 
@@ -43,6 +44,8 @@ class RunConfig:
     fp16: bool
     fp16_gradients: bool
     decay_everything: bool
+    storage: Storage
+    logits_chunk: int | str
     embedding_size: int
     image_size: int
     seed: int
@@ -65,6 +68,11 @@ class RunConfig:
         )
         for name in ("batch_size", "max_update", "embedding_size", "workers", "log_every_updates"):
             _require(getattr(self, name) >= 1, f"{_option(name)} must be at least 1", getattr(self, name))
+        _require(
+            self.logits_chunk in ("auto", "all") or (isinstance(self.logits_chunk, int) and self.logits_chunk >= 1),
+            "--logits-chunk must be a number of classes from 1 on, or all, or auto",
+            self.logits_chunk,
+        )
         _require(self.image_size >= 16, "--image-size must be at least 16 pixels", self.image_size)
         every = self.verify_every_updates
         _require(every >= 0, "--verify-every-updates must not be negative", every)
@@ -79,8 +87,7 @@ class RunConfig:
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        values = dataclasses.asdict(self)
-        return {name: _as_json(value) for name, value in values.items()}
+        return {field.name: _as_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def __str__(self) -> str:
         values = {name: value for name, value in self.as_json().items() if value is not None}
@@ -111,6 +118,15 @@ def _updates(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be updates, as 20000,28000, but is {text!r}") from None
 
 
+def _chunk(text: str) -> int | str:
+    if text in ("auto", "all"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number of classes, or all, or auto, but is {text!r}") from None
+
+
 OPTIONS = {
     "--models-root": Option("models_root", "directory below which logs and models are written",
                             {"metavar": "DIR"}),
@@ -131,6 +147,13 @@ OPTIONS = {
     "--embedding-size": Option("embedding_size", "numbers in an embedding", {"type": int, "metavar": "D"}),
     "--image-size": Option("image_size", "pixels of a side; images of another size are resized",
                            {"type": int, "metavar": "PIXELS"}),
+    "--storage": Option("storage", "class centers as [TIER:]WEIGHT[/MOMENTUM]; tier device, host or file; weight "
+                        "float32 or float16; momentum float32, float16 or int8", {"metavar": "KIND"}),
+    "--storage-directory": Option("storage_directory", "where the tier file keeps the class centers",
+                                  {"metavar": "DIR"}),
+    "--logits-chunk": Option("logits_chunk", "classes whose logits are kept at once, the others' being computed "
+                             "twice; all; auto: all when they fit in a quarter of the free memory",
+                             {"type": _chunk, "metavar": "N"}),
     "--seed": Option("seed", "of weights, order, mirroring and sampling", {"type": int, "metavar": "S"}),
     "--lr": Option("lr", "learning rate of backbone and class centers", {"type": float, "metavar": "RATE"}),
     "--lr-steps": Option("lr_steps", "updates at which the learning rate falls to a tenth, as 20000,28000",
@@ -228,6 +251,8 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         fp16=recipe.fp16,
         fp16_gradients=recipe.fp16_gradients,
         decay_everything=recipe.decay_everything,
+        storage=Storage.parse(recipe.storage, Path(recipe.storage_directory) if recipe.storage_directory else None),
+        logits_chunk=recipe.logits_chunk,
         embedding_size=recipe.embedding_size,
         image_size=recipe.image_size,
         seed=recipe.seed,
@@ -252,7 +277,7 @@ def _option(field: str) -> str:
 
 
 def _as_json(value: Any) -> Any:
-    if isinstance(value, Path):
+    if isinstance(value, Path | Storage):
         return str(value)
     if isinstance(value, list | tuple):
         return [_as_json(part) for part in value]

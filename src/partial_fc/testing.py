@@ -1,7 +1,7 @@
-"""The classification layer in its naive dense form, and small cases of it: what tests and benchmarks compare with.
+"""The classification layer in its naive dense form, and small cases of it, for tests to compare with.
 
-Nothing here is sharded, sampled, blocked or fast, and nothing but the margins' parameters and the initial centers is
-taken from the code that it checks: the gradients are MXNet's autograd of the loss as the paper writes it, in float64.
+The reference is neither sharded nor fast, and takes nothing but the margins' parameters and the initial centers
+from the code it checks: its gradients are MXNet's autograd of the loss as the paper writes it, in float64.
 
 Legend: B embeddings of a rank, R ranks, N = B·R, C identities, D embedding size.
 """
@@ -9,7 +9,7 @@ Legend: B embeddings of a rank, R ranks, N = B·R, C identities, D embedding siz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mxnet as mx
@@ -19,6 +19,7 @@ from partial_fc.collectives import Collectives, Traffic
 from partial_fc.head.initialization import initial_rows
 from partial_fc.head.margin import Margin
 from partial_fc.head.partial_fc import PartialFC
+from partial_fc.head.row_store import RowStore
 
 nd = mx.nd
 
@@ -93,7 +94,7 @@ def _unit(rows: mx.nd.NDArray) -> mx.nd.NDArray:
 
 
 def _with_margin(cosine: mx.nd.NDArray, margin: Margin) -> mx.nd.NDArray:
-    """cos(m1·θ + m2) − m3, and from the θ on at which that cosine is −1, a plain cosine that joins it there."""
+    """cos(m1·θ + m2) − m3, and from the θ on at which that cosine is −1, a plain cosine that joins it."""
     angle = margin.m1 * nd.arccos(cosine) + margin.m2
     cosine_at_pi = np.cos((np.pi - margin.m2) / margin.m1)
     return nd.where(angle <= np.pi, nd.cos(angle), cosine - cosine_at_pi - 1) - margin.m3
@@ -124,7 +125,7 @@ def dense_sgd_momentum(
 
 @dataclass(frozen=True)
 class LayerCase:
-    """A few steps of the classification layer, described: any number of ranks can take them, and so can the reference.
+    """A few steps of the layer, described: any number of ranks can take them, and so can the reference.
 
     Attributes:
         num_classes, embedding_size, samples: C, D, and N, which the rank count must divide.
@@ -143,15 +144,15 @@ class LayerCase:
     sample_ratio: float = 1.0
     learning_rate: float = 0.001
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 5.0  # seen beside gradients of some 100 on rows of length 0.04
     seed: int = 0
     labels: tuple[int, ...] | None = None
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The global batch of a step: embeddings (N, D) float32 of lengths from 0.1 to 10, labels (N,) int64.
 
-        An embedding lies anywhere between its center and the opposite of it, so that every branch of a margin and
-        every probability from 0 to 1 occurs.
+        An embedding lies anywhere between its center and the opposite of it, so that every branch of a margin
+        and every probability from 0 to 1 occurs.
         """
         rng = np.random.default_rng([self.seed, step])
         classes = np.arange(self.num_classes) if self.labels is None else np.array(self.labels)
@@ -206,12 +207,24 @@ class LayerTrace:
 
 
 def centers_of(layer: PartialFC) -> tuple[np.ndarray, np.ndarray]:
-    """Copies of the rank's centers and their momentum, (C_k, D) each."""
-    stores = layer.centers.stores
-    return (
-        np.concatenate([store.weight_RD.asnumpy() for store in stores]),
-        np.concatenate([store.momentum_RD.asnumpy() for store in stores]),
-    )
+    """Copies of the rank's centers and their momentum, (C_k, D) float32 each, touched or not yet."""
+    parts = [(_rows_of(store), _momentum_of(store)) for store in layer.centers.stores]
+    weights, momenta = zip(*parts, strict=True)
+    return np.concatenate(weights), np.concatenate(momenta)
+
+
+def _rows_of(store: RowStore) -> np.ndarray:
+    weight_RD = store.weight_RD.asnumpy()
+    untouched = np.flatnonzero(~store.touched_R)
+    weight_RD[untouched] = initial_rows(store.seed, store.first_class + untouched, weight_RD.shape[1])
+    return weight_RD.astype(np.float32)
+
+
+def _momentum_of(store: RowStore) -> np.ndarray:
+    momentum_RD = store.momentum_RD.asnumpy()
+    if store.scale_R1 is None:
+        return momentum_RD.astype(np.float32)
+    return momentum_RD.view(np.int8) * store.scale_R1.asnumpy()
 
 
 def own_part(x_ND: np.ndarray, collectives: Collectives) -> np.ndarray:
@@ -233,7 +246,7 @@ def train_layer(case: LayerCase, collectives: Collectives, **options: Any) -> La
         trace.loss.append(layer.forward(mx.nd.array(own_part(x_ND, collectives)), sample))
         trace.gradient_x_BD.append(layer.backward(case.learning_rate).asnumpy())
         trace.sampled_classes.append(layer.first_class + sample.row_S)
-        trace.traffic.append(dict(collectives.traffic))
+        trace.traffic.append({name: replace(entry) for name, entry in collectives.traffic.items()})
         _record_centers(layer, trace)
     return trace
 
@@ -261,16 +274,20 @@ class LayerErrors:
     weight: float
 
 
-def compare_with_dense(case: LayerCase, traces: Sequence[LayerTrace]) -> LayerErrors:
+def compare_with_dense(case: LayerCase, traces: Sequence[LayerTrace], *, restart: bool = False) -> LayerErrors:
     """Takes the case's steps with the dense layer, over the union of what the ranks sampled, and compares.
 
     Args:
         traces: of every rank, in rank order.
+        restart: the dense layer starts each step where the ranks did, and not where its own last step ended. For
+            rows of fewer than 32 bits, whose rounding the steps before would carry on.
     """
     w_CD = initial_rows(case.seed, np.arange(case.num_classes), case.embedding_size).astype(np.float64)
     initial_CD, momentum_CD = w_CD, np.zeros_like(w_CD)
     worst = np.zeros(5)
     for step in range(case.steps):
+        if restart:
+            w_CD, momentum_CD = _whole(traces, "weight_CD", step), _whole(traces, "momentum_CD", step)
         x_ND, label_N = case.batch(step)
         columns = np.concatenate([trace.sampled_classes[step] for trace in traces])
         dense = dense_loss_and_gradients(x_ND, label_N, w_CD, columns, margin=case.margin, scale=case.scale)
@@ -278,24 +295,25 @@ def compare_with_dense(case: LayerCase, traces: Sequence[LayerTrace]) -> LayerEr
             w_CD, momentum_CD, dense.gradient_w_CD, columns,
             learning_rate=case.learning_rate, momentum=case.momentum, weight_decay=case.weight_decay,
         )  # fmt: skip
-        gradient_x_ND = np.concatenate([trace.gradient_x_BD[step] for trace in traces])
-        weight_CD = np.concatenate([trace.weight_CD[step + 1] for trace in traces])
         change = np.abs(w_CD - initial_CD).max()
         errors = (
             max(relative_error(trace.loss[step], dense.loss) for trace in traces),
-            relative_error(gradient_x_ND, dense.gradient_x_ND),
+            relative_error(_whole(traces, "gradient_x_BD", step), dense.gradient_x_ND),
             relative_error(_gradient_w(case, traces, step)[columns], dense.gradient_w_CD[columns]),
-            relative_error(np.concatenate([trace.momentum_CD[step + 1] for trace in traces]), momentum_CD),
-            relative_error(1 + (weight_CD - w_CD) / change, np.ones_like(w_CD)),
+            relative_error(_whole(traces, "momentum_CD", step + 1), momentum_CD),
+            relative_error(1 + (_whole(traces, "weight_CD", step + 1) - w_CD) / change, np.ones_like(w_CD)),
         )
         worst = np.maximum(worst, errors)
     return LayerErrors(*worst.tolist())
 
 
+def _whole(traces: Sequence[LayerTrace], part: str, number: int) -> np.ndarray:
+    """One of the parts that :class:`LayerTrace` lists, of all ranks together, in float64."""
+    return np.concatenate([vars(trace)[part][number] for trace in traces]).astype(np.float64)
+
+
 def _gradient_w(case: LayerCase, traces: Sequence[LayerTrace], step: int) -> np.ndarray:
     """dW of a step from what it did to the momentum: −(M' − μM)/η − λW; only sampled rows mean anything."""
-    parts = []
-    for trace in traces:
-        before, after = trace.momentum_CD[step].astype(np.float64), trace.momentum_CD[step + 1].astype(np.float64)
-        parts.append((case.momentum * before - after) / case.learning_rate - case.weight_decay * trace.weight_CD[step])
-    return np.concatenate(parts)
+    before_CD, after_CD = (_whole(traces, "momentum_CD", number) for number in (step, step + 1))
+    change_CD = (case.momentum * before_CD - after_CD) / case.learning_rate
+    return change_CD - case.weight_decay * _whole(traces, "weight_CD", step)

@@ -37,9 +37,9 @@ def write_tiny_faces(
     image_size: int = 24,
     seed: int = 0,
 ) -> None:
-    """Writes ``train.rec`` (with ``.idx`` and ``property``) and ``val.bin``: blurred patches of colour, and noise.
+    """Writes ``train.rec``, ``train.idx``, ``property`` and ``val.bin``: patches of colour, and noise.
 
-    An identity is a patch; pairs show patches that no identity of ``train.rec`` has, every other pair one twice.
+    An identity is a patch. The pairs show patches of no identity of ``train.rec``, every other one twice.
     """
     rng = np.random.default_rng(seed)
     with RecordWriter(directory / "train.rec", image_size=(image_size, image_size)) as writer:
@@ -123,8 +123,10 @@ class GlobalBatches:
         position = self._number * self._shape[0]
         index_N = np.arange(position, position + self._shape[0])
         self._number += 1
-        return Batch(*(own_part(part, self._collectives) for part in (images_NHWC, label_N)), 0, position,
-                     own_part(index_N, self._collectives))  # fmt: skip
+        images_BHWC, label_B, index_B = (
+            own_part(part, self._collectives) for part in (images_NHWC, label_N, index_N)
+        )
+        return Batch(images_BHWC, label_B, 0, position, index_B)
 
     def state(self) -> dict[str, Any]:
         return {"number": self._number}

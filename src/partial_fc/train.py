@@ -6,6 +6,7 @@ Started alone it is a run of one rank; ``bash run.sh`` and ``horovodrun … bash
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import resource
 import sys
@@ -26,11 +27,13 @@ from partial_fc.data.loader import TrainingLoader
 from partial_fc.data.random_images import RandomLoader
 from partial_fc.data.records import RecordSource
 from partial_fc.data.source import ImageSource
-#from partial_fc.data.synthetic_faces import ensure_synthetic_faces
+from partial_fc.data.synthetic_faces import ensure_synthetic_faces
 from partial_fc.device import compute_context, default_network
 from partial_fc.evaluation.verification_set import load_bin
+from partial_fc.head.chunk import choose_logits_chunk, logits_budget
 from partial_fc.head.margin import Margin
-from partial_fc.head.partial_fc import PartialFC
+from partial_fc.head.partial_fc import DEFAULT_BLOCK_ROWS, PartialFC
+from partial_fc.head.row_store import check_room
 from partial_fc.horovod_collectives import connect
 from partial_fc.mixed_precision import loss_scale_for
 from partial_fc.optimizer import SGD
@@ -104,8 +107,14 @@ def _prepare_data(config: RunConfig, collectives: Collectives) -> None:
                 config.rec.parent,
                 identities=config.num_identities,
                 images_per_identity=config.images_per_identity,
-                workers=max(1, collectives.local_size),
+                workers=len(os.sched_getaffinity(0)),  # the machine's other ranks wait for these images
+                progress=_say_drawn if collectives.rank == 0 else None,
             )
+
+
+def _say_drawn(images: int) -> None:
+    if images % 5_000 == 0:
+        print(f"drew {images} synthetic faces", flush=True)
 
 
 def _open_data(
@@ -134,6 +143,14 @@ def _open_data(
 def _build(
     config: RunConfig, collectives: Collectives, context: mx.Context, loader: Loader, num_classes: int
 ) -> Trainer:
+    with together(collectives, "room for the class centers"):
+        check_room(
+            config.storage,
+            num_classes=num_classes,
+            embedding_size=config.embedding_size,
+            context=context,
+            collectives=collectives,
+        )
     with together(collectives, "network"):
         network = symbol.build_backbone(
             config.network,
@@ -152,6 +169,8 @@ def _build(
             weight_decay=config.weight_decay,
             seed=config.seed,
             context=context,
+            storage=config.storage,
+            logits_chunk=_logits_chunk(config, collectives, context, num_classes),
         )
     backbone = Backbone(
         network,
@@ -171,6 +190,19 @@ def _build(
     schedule = StepSchedule(config.lr, config.lr_steps, config.lr_factor)
     loss_scale = loss_scale_for(config.fp16 or config.fp16_gradients)
     return Trainer(backbone, head, optimizer, loader, schedule, loss_scale, collectives)
+
+
+def _logits_chunk(
+    config: RunConfig, collectives: Collectives, context: mx.Context, num_classes: int
+) -> int | None:
+    if isinstance(config.logits_chunk, int):
+        return config.logits_chunk
+    if config.logits_chunk == "all":
+        return None
+    samples = config.batch_size * collectives.size
+    sampled_classes = max(round(config.sample_ratio * num_classes / collectives.size), samples)
+    budget = logits_budget(context, collectives.local_size)
+    return choose_logits_chunk(samples, sampled_classes, budget, DEFAULT_BLOCK_ROWS)
 
 
 def _precision(config: RunConfig, context: mx.Context) -> str:

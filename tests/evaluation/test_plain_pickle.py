@@ -63,7 +63,7 @@ def test_values_that_the_pickle_repeats_are_the_same_object(tmp_path):
 
 
 def test_python_2_pickle(tmp_path):
-    """What Python 2.7 writes for `(['\\xff\\xd8', np.array([255, 216], 'u1')], [True, False])`, protocol 2."""
+    """What Python 2 writes for `(['\\xff\\xd8', np.array([255, 216], 'u1')], [True, False])`, protocol 2."""
     content = (
         b"\x80\x02]q\x00(U\x02\xff\xd8q\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03"
         b"K\x00\x85q\x04U\x01bq\x05\x87q\x06Rq\x07(K\x01K\x02\x85q\x08cnumpy\ndtype\nq\tU\x02u1q\n"
@@ -202,9 +202,9 @@ BOMBS = {
     "bytes of 2^60": b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"abc",
     "a bytearray of 2^40": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"abc",
     "a number of 2 GiB": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"abc",
-    "a memo of 2^31 places": b"\x80\x02]r" + struct.pack("<I", 2**31 - 1) + b"0.",
-    "one text encoded a million times": (
-        b"\x80\x02(X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x000"
+    "a memo of 2^31 places": b"\x80\x02]r" + struct.pack("<I", 2**31 - 1) + b"K\x01.",
+    "one text encoded ten thousand times": (
+        b"\x80\x02(X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x00"
         + b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R" * 10**4 + b"l."
     ),
     "a million lists, one in another": b"\x80\x02" + b"]" * 10**6 + b"a" * (10**6 - 1) + b"K.",

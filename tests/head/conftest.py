@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+import mxnet as mx
 import pytest
 
-from partial_fc.head.kernels import BlockKernels
-from partial_fc.head.kernels.ndarray import NDArrayKernels
+from partial_fc.center_storage import Storage
+from partial_fc.head.kernels import LogitKernels, RowKernels
+from partial_fc.head.kernels.build import build
+from partial_fc.head.kernels.select import select_kernels
 
-# Each makes kernels of its own, so that ranks which are threads share none.
-KERNELS: dict[str, Callable[[], BlockKernels]] = {"ndarray": NDArrayKernels}
+FORMS = ("NDArray", "C")
 
-# How a layer may hold and cut its rows: what it computes must not depend on it.
-STORAGE: dict[str, dict[str, Any]] = {"one block": {}, "blocks of 3": {"block_rows": 3}}
+# Arguments of a layer that leave its result as it is.
+LAYER_FORMS: dict[str, dict[str, Any]] = {
+    "C": {"kernels": "C"},
+    "C, blocks of 3": {"kernels": "C", "block_rows": 3},
+    "C, chunks of 3, host": {"kernels": "C", "logits_chunk": 3, "storage": Storage("host")},
+    "NDArray, blocks of 3": {"kernels": "NDArray", "block_rows": 3},
+    "NDArray, chunks of 4": {"kernels": "NDArray", "logits_chunk": 4},
+}
 
 
-@pytest.fixture(params=KERNELS.values(), ids=KERNELS.keys())
-def kernels(request: pytest.FixtureRequest) -> BlockKernels:
-    """One form of the element-wise work."""
-    return request.param()
+@pytest.fixture(scope="session", autouse=True)
+def _c_form() -> None:
+    """The C form is there before anything asks for kernels: a test must not pass over it in silence."""
+    build()
 
 
-@pytest.fixture(params=KERNELS.values(), ids=KERNELS.keys())
-def make_kernels(request: pytest.FixtureRequest) -> Callable[[], BlockKernels]:
-    """What makes one form of the element-wise work, for each rank."""
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> str:
+    """A form of the kernels."""
     return request.param
 
 
-@pytest.fixture(params=STORAGE.values(), ids=STORAGE.keys())
-def make_options(
-    request: pytest.FixtureRequest, make_kernels: Callable[[], BlockKernels]
-) -> Callable[[], dict[str, Any]]:
-    """What makes the arguments of a layer that leave its result as it is, for each rank."""
-    return lambda: {"kernels": make_kernels(), **request.param}
+@pytest.fixture
+def logit_kernels(form: str) -> LogitKernels:
+    """The work on logits, in one form."""
+    return select_kernels(form, mx.cpu(), mx.cpu())[0]
+
+
+@pytest.fixture
+def row_kernels(form: str) -> RowKernels:
+    """The work on stored rows, in one form."""
+    return select_kernels(form, mx.cpu(), mx.cpu())[1]
+
+
+@pytest.fixture(params=LAYER_FORMS)
+def layer_form(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Arguments of a layer that leave its result as it is."""
+    return LAYER_FORMS[request.param]
+
+
+@pytest.fixture(params=["C, blocks of 3", "NDArray, blocks of 3"])
+def blocks_form(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The two of them that a test with very many cases can afford."""
+    return LAYER_FORMS[request.param]

@@ -1,30 +1,52 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import mxnet as mx
 import numpy as np
 import pytest
 
-from partial_fc.head import centers as centers_module
-from partial_fc.head.centers import CenterBlock, ClassCenters
+from partial_fc.center_storage import Storage
+from partial_fc.head import row_store
+from partial_fc.head.centers import ClassCenters
 from partial_fc.head.initialization import initial_rows
-from partial_fc.head.kernels import BlockKernels, UpdateRule
+from partial_fc.head.kernels import RowKernels, UpdateRule
+from partial_fc.head.kernels.select import select_kernels
 
 FIRST_CLASS, COUNT, SIZE, SEED = 100, 23, 5, 3
 
 
-def make_centers(block_rows: int = 4) -> ClassCenters:
-    return ClassCenters(FIRST_CLASS, COUNT, SIZE, SEED, mx.cpu(), block_rows)
+def make_centers(kernels: RowKernels, storage: Storage | None = None, block_rows: int = 4) -> ClassCenters:
+    return ClassCenters(
+        FIRST_CLASS,
+        COUNT,
+        SIZE,
+        seed=SEED,
+        context=mx.cpu(),
+        storage=storage if storage is not None else Storage(),
+        kernels=kernels,
+        block_rows=block_rows,
+    )
 
 
-@pytest.fixture(params=[2**28, 8 * SIZE, SIZE], ids=["one store", "stores of 8 rows", "stores of 1 row"])
+@pytest.fixture(params=[2**28, 8 * SIZE], ids=["one store", "stores of 8 rows"])
 def stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that do not fit one array of MXNet, at a size that fits a test."""
-    monkeypatch.setattr(centers_module, "_LARGEST_STORE_ELEMENTS", request.param)
+    monkeypatch.setattr(row_store, "LARGEST_STORE_ELEMENTS", request.param)
+
+
+@pytest.fixture(params=["device", "host", "file"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A tier that keeps every bit."""
+    return Storage(request.param, directory=tmp_path)
 
 
 def held(centers: ClassCenters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All rows, their momentum and inverse norms as they are stored."""
-    parts = [(s.weight_RD.asnumpy(), s.momentum_RD.asnumpy(), s.inverse_norm_R.asnumpy()) for s in centers.stores]
+    parts = [
+        (store.weight_RD.asnumpy(), store.momentum_RD.asnumpy(), store.inverse_norm_R.asnumpy())
+        for store in centers.stores
+    ]
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
@@ -43,53 +65,70 @@ def rows(request: pytest.FixtureRequest) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("stores")
-def test_centers_start_as_their_class_numbers_say() -> None:
-    weight, momentum, inverse_norm = held(make_centers())
+def test_centers_start_as_their_class_numbers_say(row_kernels: RowKernels, storage: Storage) -> None:
+    centers = make_centers(row_kernels, storage)
+    centers.initialize_all()
+    weight, momentum, inverse_norm = held(centers)
     np.testing.assert_array_equal(weight, initial_rows(SEED, np.arange(COUNT) + FIRST_CLASS, SIZE))
     np.testing.assert_array_equal(momentum, 0)
     np.testing.assert_allclose(inverse_norm, 1 / np.linalg.norm(weight.astype(np.float64), axis=1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 4])
-def test_initial_rows_are_the_same_however_many_ranks_share_them(parts: int) -> None:
-    bounds = np.linspace(0, COUNT, parts + 1).astype(int)
-    weights = [
-        held(ClassCenters(FIRST_CLASS + int(start), int(stop - start), SIZE, SEED, mx.cpu(), 4))[0]
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
-    np.testing.assert_array_equal(np.concatenate(weights), held(make_centers())[0])
-
-
 @pytest.mark.usefixtures("stores")
-@pytest.mark.parametrize("block_rows", [1, 4, 100])
-def test_blocks_hold_the_rows_asked_for_in_order(rows: np.ndarray, block_rows: int) -> None:
-    centers = make_centers(block_rows)
-    weight, _, inverse_norm = held(centers)
-    blocks = centers.blocks(rows)
-    assert [block.column for block in blocks] == np.cumsum([0] + [len(block) for block in blocks[:-1]]).tolist()
-    assert all(1 <= len(block) <= block_rows for block in blocks)
-    np.testing.assert_array_equal(np.concatenate([b.weight_BD.asnumpy() for b in blocks]), weight[rows])
-    np.testing.assert_array_equal(np.concatenate([b.inverse_norm_B.asnumpy() for b in blocks]), inverse_norm[rows])
-
-
-def update_by_number(centers: ClassCenters, block: CenterBlock, numbers: np.ndarray, kernels: BlockKernels) -> None:
-    """Takes the numbers off the block's rows, each from its own row, with the rule's other parts at rest."""
-    gradient_BD = mx.nd.array(np.repeat(numbers[:, None], SIZE, axis=1))
-    rule = UpdateRule(gradient_factor=-1.0, projection_factor=0.0, decay=0.0, momentum=0.5)
-    centers.update(block, gradient_BD, mx.nd.zeros((len(block),)), rule, kernels)
-
-
-@pytest.mark.usefixtures("stores")
-@pytest.mark.parametrize("block_rows", [1, 4, 100])
-def test_an_update_changes_the_rows_of_the_step_and_no_other(
-    kernels: BlockKernels, rows: np.ndarray, block_rows: int
+def test_a_row_gets_its_initial_value_when_it_is_first_touched_and_never_again(
+    row_kernels: RowKernels, rows: np.ndarray
 ) -> None:
-    centers = make_centers(block_rows)
+    centers = make_centers(row_kernels)
+    centers.blocks(rows)
+    weight = held(centers)[0]
+    np.testing.assert_array_equal(weight[rows], initial_rows(SEED, rows + FIRST_CLASS, SIZE))
+    np.testing.assert_array_equal(np.delete(weight, rows, axis=0), 0)
+    for store in centers.stores:
+        store.weight_RD[:] = 3.0
+    centers.blocks(rows)
+    centers.initialize_all()
+    weight = held(centers)[0]
+    np.testing.assert_array_equal(weight[rows], 3.0)
+    others = np.setdiff1d(np.arange(COUNT), rows)
+    np.testing.assert_array_equal(weight[others], initial_rows(SEED, others + FIRST_CLASS, SIZE))
+
+
+@pytest.mark.usefixtures("stores")
+@pytest.mark.parametrize("block_rows", [4, 100])
+def test_blocks_hold_the_rows_asked_for_in_order(
+    row_kernels: RowKernels, storage: Storage, rows: np.ndarray, block_rows: int
+) -> None:
+    centers = make_centers(row_kernels, storage, block_rows)
+    blocks = centers.blocks(rows)
+    assert [block.first for block in blocks] == np.cumsum([0] + [block.size for block in blocks[:-1]]).tolist()
+    assert all(1 <= block.size <= block_rows for block in blocks)
+    expected = initial_rows(SEED, rows + FIRST_CLASS, SIZE)
+    ahead = [centers.load(block, slot) for slot, block in enumerate(blocks)]
+    for block, loaded in zip(blocks, ahead, strict=True):
+        part = expected[block.first : block.first + block.size]
+        again = centers.load(block, len(blocks))  # one slot for all, as where logits are computed twice
+        for way in (loaded, again):
+            np.testing.assert_array_equal(way.weight_BD.asnumpy(), part)
+            norms = np.linalg.norm(part.astype(np.float64), axis=1)
+            np.testing.assert_allclose(way.inverse_norm_B.asnumpy(), 1 / norms, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("stores")
+@pytest.mark.parametrize("block_rows", [4, 100])
+def test_an_update_changes_the_rows_of_the_step_and_no_other(
+    row_kernels: RowKernels, storage: Storage, rows: np.ndarray, block_rows: int
+) -> None:
+    centers = make_centers(row_kernels, storage, block_rows)
+    centers.initialize_all()
     before = held(centers)
     change = np.arange(1, len(rows) + 1, dtype=np.float32)
+    rule = UpdateRule(gradient_factor=-1.0, projection_factor=0.0, decay=0.0, momentum=0.5)
     for _ in range(2):
         for block in centers.blocks(rows):
-            update_by_number(centers, block, change[block.column : block.column + len(block)], kernels)
+            own = change[block.first : block.first + block.size]
+            gradient_BD = mx.nd.array(np.repeat(own[:, None], SIZE, axis=1))
+            loaded = centers.load(block, 0)
+            centers.update(block, loaded, gradient_BD, mx.nd.zeros((block.size,)), rule)
     after = held(centers)
 
     others = np.setdiff1d(np.arange(COUNT), rows)
@@ -109,6 +148,7 @@ def test_an_update_changes_the_rows_of_the_step_and_no_other(
     ],
 )
 def test_a_size_below_1_is_refused(sizes: dict[str, int], message: str) -> None:
+    kernels = select_kernels("auto", mx.cpu(), mx.cpu())[1]
     arguments = {"embedding_size": SIZE, "block_rows": 4, **sizes}
     with pytest.raises(ValueError, match=message):
-        ClassCenters(0, COUNT, seed=0, context=mx.cpu(), **arguments)
+        ClassCenters(0, COUNT, seed=0, context=mx.cpu(), storage=Storage(), kernels=kernels, **arguments)

@@ -11,8 +11,8 @@ from partial_fc.head.margin import Margin
 
 ARCFACE, COSFACE, COMBINED = Margin(m2=0.5), Margin(m3=0.4), Margin(1.0, 0.3, 0.2)
 MARGINS = [
-    Margin(), ARCFACE, COSFACE, COMBINED, Margin(1.35), Margin(2.0, 0.5, 0.35), Margin(4.0), Margin(1.5, 3.0, 0.1),
-    Margin(1.0, 3.1), Margin(3.0, 1e-3),
+    Margin(), ARCFACE, COSFACE, COMBINED, Margin(1.35), Margin(2.0, 0.5, 0.35), Margin(4.0),
+    Margin(1.5, 3.0, 0.1), Margin(1.0, 3.1), Margin(3.0, 1e-3),
 ]  # fmt: skip
 
 margins = st.builds(Margin, st.floats(1.0, 6.0), st.floats(0.0, 3.1), st.floats(0.0, 2.0))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 import pytest
 
+from partial_fc.center_storage import Storage
 from partial_fc.collectives import Collectives, SingleProcess, run_thread_ranks
 from partial_fc.head.initialization import initial_rows
 from partial_fc.head.margin import Margin
@@ -25,13 +26,16 @@ from partial_fc.testing import (
     train_layer,
 )
 
-ARCFACE, COSFACE, COMBINED, ALL_THREE = Margin(m2=0.5), Margin(m3=0.4), Margin(1.0, 0.3, 0.2), Margin(2.0, 0.5, 0.35)
+ARCFACE, COSFACE, COMBINED, ALL_THREE = (
+    Margin(m2=0.5),
+    Margin(m3=0.4),
+    Margin(1.0, 0.3, 0.2),
+    Margin(2.0, 0.5, 0.35),
+)
 
-MakeOptions = Callable[[], dict[str, Any]]
 
-
-def train_on(ranks: int, case: LayerCase, make_options: MakeOptions = dict) -> list[LayerTrace]:
-    return run_thread_ranks(ranks, lambda collectives: train_layer(case, collectives, **make_options()))
+def train_on(ranks: int, case: LayerCase, layer_form: dict[str, Any] | None = None) -> list[LayerTrace]:
+    return run_thread_ranks(ranks, lambda collectives: train_layer(case, collectives, **(layer_form or {})))
 
 
 def assert_as_dense(case: LayerCase, traces: list[LayerTrace]) -> None:
@@ -45,10 +49,38 @@ def assert_as_dense(case: LayerCase, traces: list[LayerTrace]) -> None:
 @pytest.mark.parametrize("margin", [ARCFACE, COSFACE, COMBINED, ALL_THREE])
 @pytest.mark.parametrize("sample_ratio", [1.0, 0.3])
 def test_three_steps_are_those_of_the_dense_layer(
-    ranks: int, num_classes: int, margin: Margin, sample_ratio: float, make_options: MakeOptions
+    ranks: int, num_classes: int, margin: Margin, sample_ratio: float, blocks_form: dict[str, Any]
 ) -> None:
     case = LayerCase(num_classes, margin=margin, sample_ratio=sample_ratio)
-    assert_as_dense(case, train_on(ranks, case, make_options))
+    assert_as_dense(case, train_on(ranks, case, blocks_form))
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("sample_ratio", [1.0, 0.3])
+def test_every_form_of_the_layer_takes_the_same_steps(
+    ranks: int, sample_ratio: float, layer_form: dict[str, Any]
+) -> None:
+    case = LayerCase(23, sample_ratio=sample_ratio)
+    assert_as_dense(case, train_on(ranks, case, layer_form))
+
+
+def test_centers_in_files_take_the_same_steps(tmp_path: Path) -> None:
+    case = LayerCase(23, sample_ratio=0.5)
+    assert_as_dense(case, train_on(2, case, {"storage": Storage("file", directory=tmp_path)}))
+
+
+@pytest.mark.parametrize("form", ["C", "NDArray"])
+@pytest.mark.parametrize("types", ["float16", "float16/float16", "host:float16/int8", "float32/int8"])
+def test_rows_of_fewer_bits_have_the_loss_and_gradients_of_the_rows_as_they_are_kept(form: str, types: str) -> None:
+    case = LayerCase(23, sample_ratio=0.5)
+    storage = Storage.parse(types)
+    traces = train_on(3, case, {"kernels": form, "storage": storage, "block_rows": 3})
+    errors = compare_with_dense(case, traces, restart=True)
+    assert errors.loss < 1e-5, errors
+    assert errors.gradient_x < 5e-5, errors
+    # Momentum is off by its rounding, and by no more.
+    momentum_tolerance = {"float32": 5e-5, "float16": 1e-3, "int8": 1 / 127}[storage.momentum]
+    assert errors.momentum < momentum_tolerance, errors
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
@@ -58,23 +90,29 @@ def test_three_steps_with_1000_classes_are_those_of_the_dense_layer(
     ranks: int, margin: Margin, sample_ratio: float
 ) -> None:
     case = LayerCase(1000, margin=margin, sample_ratio=sample_ratio)
-    assert_as_dense(case, train_on(ranks, case, lambda: {"block_rows": 128}))
+    assert_as_dense(case, train_on(ranks, case, {"block_rows": 128}))
 
 
-@pytest.mark.parametrize(("samples", "embedding_size"), [(3, 1), (6, 2), (33, 7), (12, 129)])
-def test_odd_sizes(samples: int, embedding_size: int, make_options: MakeOptions) -> None:
+@pytest.mark.parametrize(("samples", "embedding_size"), [(6, 2), (33, 7), (12, 129)])
+def test_odd_sizes(samples: int, embedding_size: int, layer_form: dict[str, Any]) -> None:
     case = LayerCase(23, embedding_size, samples, margin=COSFACE, sample_ratio=0.5)
-    if embedding_size == 1:  # x/|x| is ±1 there, and every gradient 0
-        losses = [trace.loss for trace in train_on(3, case, make_options)]
-        assert np.isfinite(losses).all()
-        return
-    assert_as_dense(case, train_on(3, case, make_options))
+    assert_as_dense(case, train_on(3, case, layer_form))
+
+
+def test_embeddings_of_one_number_have_a_loss_but_no_gradient(layer_form: dict[str, Any]) -> None:
+    # x/|x| is 1 or −1, whatever x is.
+    case = LayerCase(23, embedding_size=1, margin=COSFACE, steps=1)
+    trace = train_on(1, case, layer_form)[0]
+    x_ND, label_N = case.batch(0)
+    dense = dense_loss_and_gradients(x_ND, label_N, trace.weight_CD[0], margin=COSFACE, scale=case.scale)
+    assert trace.loss[0] == pytest.approx(dense.loss, rel=1e-5)
+    assert np.abs(trace.gradient_x_BD[0] * x_ND).max() < 1e-5
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0, 301.0])
-def test_other_scales(scale: float, make_options: MakeOptions) -> None:
+def test_other_scales(scale: float, layer_form: dict[str, Any]) -> None:
     case = LayerCase(23, scale=scale, sample_ratio=0.5)
-    assert_as_dense(case, train_on(3, case, make_options))
+    assert_as_dense(case, train_on(3, case, layer_form))
 
 
 def test_the_cases_reach_every_branch_of_the_margin() -> None:
@@ -98,14 +136,14 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("ranks", [1, 3, 4])
+@pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("sample_ratio", [1.0, 0.1])
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
 def test_any_distribution_of_labels(
-    labels: tuple[int, ...], sample_ratio: float, ranks: int, make_options: MakeOptions
+    labels: tuple[int, ...], sample_ratio: float, ranks: int, blocks_form: dict[str, Any]
 ) -> None:
     case = LayerCase(23, samples=24, labels=labels, sample_ratio=sample_ratio)
-    traces = train_on(ranks, case, make_options)
+    traces = train_on(ranks, case, blocks_form)
     assert_as_dense(case, traces)
     for step in range(case.steps):
         sampled = np.concatenate([trace.sampled_classes[step] for trace in traces])
@@ -135,10 +173,10 @@ def test_negatives_change_from_step_to_step_and_rank_to_rank() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_rows_outside_the_sample_stay_as_they_are_bit_for_bit(ranks: int, make_options: MakeOptions) -> None:
+def test_rows_outside_the_sample_stay_as_they_are_bit_for_bit(ranks: int, layer_form: dict[str, Any]) -> None:
     case = LayerCase(23, sample_ratio=0.2, labels=(0, 1, 9))
     untouched = 0
-    for trace in train_on(ranks, case, make_options):
+    for trace in train_on(ranks, case, layer_form):
         for step, sampled in enumerate(trace.sampled_classes):
             others = np.setdiff1d(np.arange(len(trace.weight_CD[0])), sampled - trace.first_class)
             untouched += len(others)
@@ -149,9 +187,9 @@ def test_rows_outside_the_sample_stay_as_they_are_bit_for_bit(ranks: int, make_o
     assert untouched > 20
 
 
-def test_the_result_does_not_depend_on_the_rank_count(make_options: MakeOptions) -> None:
+def test_the_result_does_not_depend_on_the_rank_count(layer_form: dict[str, Any]) -> None:
     case = LayerCase(23)
-    alone, *others = (train_on(ranks, case, make_options) for ranks in (1, 2, 3, 4))
+    alone, *others = (train_on(ranks, case, layer_form) for ranks in (1, 2, 3, 4))
     for traces in others:
         np.testing.assert_array_equal(np.concatenate([t.weight_CD[0] for t in traces]), alone[0].weight_CD[0])
         for trace in traces:
@@ -166,9 +204,9 @@ def test_the_result_does_not_depend_on_the_rank_count(make_options: MakeOptions)
 
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("sample_ratio", [1.0, 0.3])
-def test_logits_times_1000(ranks: int, sample_ratio: float, make_options: MakeOptions) -> None:
+def test_logits_times_1000(ranks: int, sample_ratio: float, layer_form: dict[str, Any]) -> None:
     case = LayerCase(23, scale=64_000.0, steps=1, sample_ratio=sample_ratio)
-    assert_as_dense(case, train_on(ranks, case, make_options))
+    assert_as_dense(case, train_on(ranks, case, layer_form))
 
 
 @pytest.mark.parametrize(("scale", "with_max"), [(64.0, False), (300.0, False), (301.0, True)])
@@ -189,12 +227,12 @@ def test_three_collectives_a_step_of_the_documented_size(scale: float, with_max:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("scale", [64.0, 64_000.0])
 def test_an_embedding_that_is_no_number_is_seen_on_all_ranks_before_a_row_changes(
-    bad: float, scale: float, make_options: MakeOptions
+    bad: float, scale: float, layer_form: dict[str, Any]
 ) -> None:
     case = LayerCase(23, sample_ratio=0.5, scale=scale)
 
     def step_over_a_bad_batch(collectives: Collectives) -> tuple[float, bool, float]:
-        layer = case.make_layer(collectives, **make_options())
+        layer = case.make_layer(collectives, **layer_form)
         before = centers_of(layer)
         x_ND, label_N = case.batch(0)
         x_ND[5, 3] = bad  # a sample of rank 1
@@ -211,11 +249,11 @@ def test_an_embedding_that_is_no_number_is_seen_on_all_ranks_before_a_row_change
     assert len({next_loss for _, _, next_loss in results}) == 1 and np.isfinite(results[0][2])
 
 
-def test_an_embedding_of_zeros_has_no_direction_and_no_gradient(make_options: MakeOptions) -> None:
+def test_an_embedding_of_zeros_has_no_direction_and_no_gradient(layer_form: dict[str, Any]) -> None:
     case = LayerCase(23)
     x_ND, label_N = case.batch(0)
     x_ND[3] = 0
-    layer = case.make_layer(SingleProcess(), **make_options())
+    layer = case.make_layer(SingleProcess(), **layer_form)
     loss = layer.forward(mx.nd.array(x_ND), layer.sample(label_N, 0))
     gradient_x_ND = layer.backward(case.learning_rate).asnumpy()
     assert np.isfinite(loss)
@@ -223,21 +261,21 @@ def test_an_embedding_of_zeros_has_no_direction_and_no_gradient(make_options: Ma
     assert np.isfinite(gradient_x_ND).all() and np.abs(gradient_x_ND[2]).max() > 0
 
 
-def test_an_embedding_that_lies_on_its_center_has_finite_gradients(make_options: MakeOptions) -> None:
+def test_an_embedding_that_lies_on_its_center_has_finite_gradients(layer_form: dict[str, Any]) -> None:
     case = LayerCase(23, margin=ARCFACE)
     x_ND, label_N = case.batch(0)
     w_ND = initial_rows(case.seed, label_N, case.embedding_size)
     x_ND[::2], x_ND[1::2] = 30 * w_ND[::2], -30 * w_ND[1::2]
-    layer = case.make_layer(SingleProcess(), **make_options())
+    layer = case.make_layer(SingleProcess(), **layer_form)
     assert np.isfinite(layer.forward(mx.nd.array(x_ND), layer.sample(label_N, 0)))
     assert np.isfinite(layer.backward(case.learning_rate).asnumpy()).all()
     assert all(np.isfinite(part).all() for part in centers_of(layer))
 
 
-def test_one_step_is_exact_where_steps_before_used_other_sizes(make_options: MakeOptions) -> None:
+def test_one_step_is_exact_where_steps_before_used_other_sizes(layer_form: dict[str, Any]) -> None:
     # The buffers of a step are those of the step before: a larger one must leave nothing in a smaller one.
     case = LayerCase(23, sample_ratio=0.2, learning_rate=1e-12, momentum=0.0)
-    layer = case.make_layer(SingleProcess(), **make_options())
+    layer = case.make_layer(SingleProcess(), **layer_form)
     for step, samples in enumerate((24, 5, 40, 1)):
         x_ND, label_N = replace(case, samples=samples).batch(step)
         sample = layer.sample(label_N, step)

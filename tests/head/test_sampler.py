@@ -48,14 +48,17 @@ def test_more_positives_than_the_ratio_asks_for_grow_the_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "sample_ratio", "positives", "size"), [(1000, 0.1, 7, 100), (10, 0.1, 7, 7), (3, 0.1, 0, 1), (7, 1, 2, 7)]
+    ("count", "sample_ratio", "positives", "size"),
+    [(1000, 0.1, 7, 100), (10, 0.1, 7, 7), (3, 0.1, 0, 1), (7, 1, 2, 7)],
 )
 def test_sample_size(count: int, sample_ratio: float, positives: int, size: int) -> None:
     assert sample_size(count, sample_ratio, positives) == size
 
 
 # A subset of 2 of 6 is drawn; one of 5 of 6 is what a drawn subset leaves over.
-@pytest.mark.parametrize(("count", "positives", "size"), [(6, (), 2), (6, (), 3), (6, (), 5), (8, (0, 5), 5), (7, (6,), 4)])
+@pytest.mark.parametrize(
+    ("count", "positives", "size"), [(6, (), 2), (6, (), 3), (6, (), 5), (8, (0, 5), 5), (7, (6,), 4)]
+)
 def test_every_set_of_negatives_is_equally_likely(count: int, positives: tuple[int, ...], size: int) -> None:
     draws = 6000
     rng = np.random.default_rng(2010)

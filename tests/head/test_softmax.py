@@ -42,7 +42,9 @@ def random_case(samples: int, classes: int, seed: int = 0) -> tuple[np.ndarray, 
     return rng.uniform(-1, 1, size=(samples, classes)), rng.integers(classes, size=samples)
 
 
-def assert_softmax(parts: list[MergedSoftmax], cosine_NC: np.ndarray, label_N: np.ndarray, margin: Margin, scale: float):
+def assert_softmax(
+    parts: list[MergedSoftmax], cosine_NC: np.ndarray, label_N: np.ndarray, margin: Margin, scale: float
+):
     """Compares with the softmax over all classes at once, in float64."""
     samples = np.arange(len(label_N))
     value_N, slope_N = margin(cosine_NC[samples, label_N])
@@ -87,7 +89,9 @@ def test_a_class_alone_has_no_loss_wherever_its_embedding_points(margin: Margin,
         assert part.target_gradient_N[0] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("scale", "names"), [(300.0, ["head.softmax_sum"]), (301.0, ["head.softmax_max", "head.softmax_sum"])])
+@pytest.mark.parametrize(
+    ("scale", "names"), [(300.0, ["head.softmax_sum"]), (301.0, ["head.softmax_max", "head.softmax_sum"])]
+)
 def test_one_all_reduce_and_one_more_above_a_scale_of_300(scale: float, names: list[str]) -> None:
     cosine_NC, label_N = random_case(13, 23)
 

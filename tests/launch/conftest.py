@@ -15,8 +15,8 @@ SCRIPTS = ("setup.sh", "run.sh", "config.sh", "requirements.txt", "requirements-
 
 # What the scripts use of a bare Debian: nothing else is on the PATH of a `LaunchTree`.
 BARE_TOOLS = (
-    "bash basename cat chmod cp cut date dirname env find flock grep head id ls mkdir mv rm sed sha256sum sleep"
-    " sort tail touch tr xargs"
+    "bash basename cat chmod cp cut dirname env find flock grep id ls mkdir mv rm sed sha256sum sleep sort"
+    " tail touch tr wc xargs"
 ).split()
 
 # Writes what a program was called with to files, so that no quoting of ours can hide a difference.
@@ -30,7 +30,7 @@ exit {status}
 
 @dataclass
 class LaunchTree:
-    """A project directory with the real scripts, whose PATH holds a bare Debian's tools and the test's own."""
+    """A project directory with the real scripts; its PATH holds a bare Debian's tools and the test's own."""
 
     root: Path
     tools: Path

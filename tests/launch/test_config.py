@@ -20,7 +20,7 @@ def rank(tree):
 
 
 def test_becomes_the_training_command_with_arguments_unchanged(rank):
-    arguments = ["--rec", "my faces/train.rec", "", "--lr-steps", "1,2", "$HOME", "*", "it's", 'a "b"', "--", "é\n"]
+    arguments = ["--rec", "my faces/train.rec", "", "$HOME", "*", "it's", 'a "b"', "\\", "--", "é\n"]
     assert rank.run("config.sh", *arguments).returncode == 0
     assert rank.arguments("python3") == ["-m", "partial_fc.train", *arguments]
 
@@ -46,7 +46,7 @@ def test_no_empty_entry_on_the_python_path(rank):
 
 
 def test_takes_the_environment_of_the_project(rank):
-    rank.add_tool("python", (rank.tools / "python3").read_text().replace("python3", "venv"), rank.root / ".venv/bin")
+    rank.add_recorder("venv").rename(rank.add_tool("python", "", rank.root / ".venv/bin"))
     rank.run("config.sh")
     assert rank.was_called("venv") and not rank.was_called("python3")
 

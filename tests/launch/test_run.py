@@ -99,7 +99,7 @@ def test_root_is_allowed(launch, user, allowed):
 
 
 def test_ranks_on_other_machines_get_the_environment(launch):
-    sent = {"NCCL_DEBUG": "INFO", "HOROVOD_TIMELINE": "t", "MXNET_X": "a b", "OMP_NUM_THREADS": "2", "PYTHONPATH": "p"}
+    sent = {"NCCL_DEBUG": "INFO", "HOROVOD_TIMELINE": "t", "MXNET_X": "a b", "OMP_NUM_THREADS": "2"}
     launch.run("run.sh", UNRELATED="1", **sent)
     names = handed_on(launch.arguments("mpirun"))
     assert names >= {"PATH", "PARTIAL_FC_PROGRESS", *sent}
@@ -169,6 +169,7 @@ REFUSED_FILES = {
     "ip1:8,ip2:8\n": "line 1",
     "ip1 slots=2 slots=3\n": "line 1",
     "ip1 slots=2\r\n": "line 1",
+    "ip1 slots=2\nip2 slots=2\nip1 slots=2\n": "line 3, names ip1 again",
 }
 
 
@@ -196,7 +197,7 @@ def test_directory_as_hosts_file(launch, tmp_path):
     assert_refused(launch, launch.run("run.sh", HOSTFILE=str(tmp_path)), "HOSTFILE")
 
 
-@pytest.mark.parametrize("ranks", ["0", "-1", "two", "1.5", "2 3", "0x2", "08", " ", "1\n2", "99999999999999999999"])
+@pytest.mark.parametrize("ranks", ["0", "-1", "two", "1.5", "2 3", "0x2", "08", " ", "1\n2", "9" * 20])
 def test_bad_number_of_ranks(launch, ranks):
     done = launch.run("run.sh", NP=ranks)
     assert done.returncode != 0

@@ -18,17 +18,21 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent.parent
 
 LAUNCHERS = {
-    # More ranks than cores, none bound to one, and containers in which a process may not read another's memory.
+    # More ranks than cores, bound to none, and in containers that keep one process from another's memory.
     "mpi": (
         "mpirun --allow-run-as-root --oversubscribe --bind-to none "
         "--mca btl_vader_single_copy_mechanism none --tag-output -np {size}"
     ),
     "gloo": "horovodrun --gloo -np {size} -H localhost:{size}",
+    "horovodrun": "horovodrun -np {size} -H localhost:{size}",
 }
 
 # Every process of a run carries the run's own value of this, its descendants too: that is how they are found.
 _RUN_VARIABLE = "PARTIAL_FC_TEST_RUN"
 _LEAVING_SECONDS = 10.0
+
+# What another launcher left behind, and what would cut the ranks' lines into pieces that mix.
+_NOT_HANDED_ON = ("OMPI_", "PMIX_", "HOROVOD_", "PYTHONUNBUFFERED")
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,10 @@ def run_ranks(
     timeout_seconds: float = 60.0,
     environment: Mapping[str, str] | None = None,
 ) -> RankRun:
-    """Runs ``python *arguments`` on ``size`` ranks; ``"-c", "code"`` and ``"-m", "module"`` are arguments too.
+    """Runs ``python *arguments`` on ``size`` ranks; arguments are a file, or ``"-c"`` or ``"-m"``, and more.
 
     Args:
-        launcher: "mpi" (mpirun) or "gloo" (horovodrun).
+        launcher: "mpi" (mpirun), "gloo" (horovodrun) or "horovodrun" (with what it chooses itself).
         timeout_seconds: a run that takes longer is ended, and fails the test.
         environment: further variables.
 
@@ -66,7 +70,7 @@ def run_ranks(
         AssertionError: the run did not end in time, or left a process behind.
     """
     name = uuid.uuid4().hex
-    variables = {key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_", "HOROVOD_"))}
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_HANDED_ON)}
     variables |= {
         _RUN_VARIABLE: name,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -76,8 +80,8 @@ def run_ranks(
     }
     command = [*LAUNCHERS[launcher].format(size=size).split(), sys.executable, *map(str, arguments)]
     process = subprocess.Popen(
-        command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=ROOT, start_new_session=True,
+        command, env=variables, cwd=ROOT, start_new_session=True, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         stdout, stderr = process.communicate(timeout=timeout_seconds)

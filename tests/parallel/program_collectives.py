@@ -1,6 +1,6 @@
 """One rank of a run: makes every collective and pickles the results, then fails on one rank, or ends the run.
 
-    program_collectives.py results DIRECTORY | abort DIRECTORY
+program_collectives.py results DIRECTORY | abort DIRECTORY
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from partial_fc.horovod_collectives import connect
 
 
 def numbers(rank: int, step: int, shape: tuple[int, ...], dtype: str) -> mx.nd.NDArray:
-    """Small whole numbers, exact in every type and in every order of summation; others on each rank and step."""
+    """Small whole numbers, exact in every type and order of summation; others on each rank and step."""
     return mx.nd.array(np.random.default_rng([rank, step]).integers(-50, 50, size=shape), dtype=dtype)
 
 

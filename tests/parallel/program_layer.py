@@ -1,6 +1,6 @@
-"""One rank of a run: takes the steps of the pickled cases and pickles what they did, each rank to its own file.
+"""One rank of a run: takes the steps of pickled cases and pickles what they did, each rank to a file.
 
-    program_layer.py CASES.pickle DIRECTORY
+program_layer.py CASES.pickle DIRECTORY
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from partial_fc.testing import LayerCase, centers_of, own_part, train_layer
 
 
 def loss_of_a_bad_batch(case: LayerCase, collectives: Collectives) -> tuple[float, bool]:
-    """The loss where one embedding, of the last rank, is no number, and whether the centers are as they were."""
+    """The loss where an embedding of the last rank is no number, and whether the centers are as they were."""
     layer = case.make_layer(collectives)
     before = centers_of(layer)
     x_ND, label_N = case.batch(0)

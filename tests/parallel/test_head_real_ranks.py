@@ -12,7 +12,12 @@ import pytest
 from partial_fc.head.margin import Margin
 from partial_fc.testing import LayerCase, compare_with_dense
 
-ARCFACE, COSFACE, COMBINED, ALL_THREE = Margin(m2=0.5), Margin(m3=0.4), Margin(1.0, 0.3, 0.2), Margin(2.0, 0.5, 0.35)
+ARCFACE, COSFACE, COMBINED, ALL_THREE = (
+    Margin(m2=0.5),
+    Margin(m3=0.4),
+    Margin(1.0, 0.3, 0.2),
+    Margin(2.0, 0.5, 0.35),
+)
 
 CASES = {
     "arcface, 7 classes": LayerCase(7, margin=ARCFACE),
@@ -28,7 +33,9 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=[("mpi", 2), ("gloo", 2), ("mpi", 3)], ids=lambda p: f"{p[1]} ranks by {p[0]}")
+@pytest.fixture(
+    scope="module", params=[("mpi", 2), ("gloo", 2), ("mpi", 3)], ids=lambda p: f"{p[1]} ranks by {p[0]}"
+)
 def results(
     request: pytest.FixtureRequest, run_ranks: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:

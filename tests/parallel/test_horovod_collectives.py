@@ -74,7 +74,9 @@ def test_mpi4py_carries_objects_where_mpi_started_the_ranks(results: list[dict[s
 
 def test_an_error_of_one_rank_is_raised_on_all(results: list[dict[str, Any]]) -> None:
     last = len(results) - 1
-    assert [result["error"] for result in results] == [f"rank {last}: there is no file faces.rec"] * len(results)
+    assert [result["error"] for result in results] == [f"rank {last}: there is no file faces.rec"] * len(
+        results
+    )
 
 
 @pytest.mark.parametrize(("launcher", "size"), [("mpi", 3), ("gloo", 2)])

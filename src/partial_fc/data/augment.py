@@ -17,15 +17,14 @@ MIRROR = 0  # the draws: one number for each use
 
 
 def random_bits(seed: int, epoch: int, indices_B: np.ndarray, draw: int) -> np.ndarray:
-    """64 random bits for each image of `indices_B` (B,), uint64, independent for each (seed, epoch, draw)."""
+    """64 random bits for each image of `indices_B`: uint64 (B,). Others for each (seed, epoch, draw)."""
     key = _mix(_mix(_mix(seed) + epoch) + draw * _GAMMA)
-    # Arrays wrap around silently, as is meant here; Python integers do not.
     state_B = indices_B.astype(np.uint64) * np.uint64(_GAMMA) + np.uint64(key)
     return _mix_array(state_B)
 
 
 def mirror_flags(seed: int, epoch: int, indices_B: np.ndarray) -> np.ndarray:
-    """Whether each image of `indices_B` is mirrored in this epoch: bool (B,), each true with probability ½."""
+    """Whether each image of `indices_B` is mirrored in this epoch: bool (B,), true with probability ½."""
     return random_bits(seed, epoch, indices_B, MIRROR) >> np.uint64(63) == 1
 
 
@@ -37,6 +36,7 @@ def _mix(number: int) -> int:
 
 
 def _mix_array(state_B: np.ndarray) -> np.ndarray:
+    """`_mix` of each number, where arrays wrap around by themselves."""
     state_B = state_B + np.uint64(_GAMMA)
     state_B = (state_B ^ state_B >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     state_B = (state_B ^ state_B >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

@@ -36,9 +36,19 @@ class Loader(Protocol):
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken. Raises ValueError when it belongs to other data or another seed."""
+        """Goes on where `state` was taken. Raises ValueError when it belongs to other data or seed."""
         ...
 
     def close(self) -> None:
         """Ends all threads; no batch is asked for after it."""
         ...
+
+
+def check_state(state: dict[str, Any], **ours: int) -> None:
+    """Raises ValueError when `state` was taken from data or a seed with another order than ours."""
+    for key, value in ours.items():
+        if state[key] != value:
+            raise ValueError(
+                f"the saved position belongs to {key} = {state[key]} and this run has {key} = {value}: "
+                "resume with the same data and the same seed"
+            )

@@ -25,13 +25,6 @@ _SCAN, _PROGRESSIVE, _END_OF_IMAGE = 0xDA, (0xC2, 0xC6, 0xCA, 0xCE), 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset(range(0xD0, 0xD9)) | {0x01}
 
-# (denominator, flag) of libjpeg's decoding at a fraction of the size, the smallest first.
-_REDUCED = (
-    (8, cv2.IMREAD_REDUCED_COLOR_8),
-    (4, cv2.IMREAD_REDUCED_COLOR_4),
-    (2, cv2.IMREAD_REDUCED_COLOR_2),
-)
-
 
 class DecodeError(ValueError):
     """Bytes that are not a sound JPEG or PNG image of an acceptable size; the message says why."""
@@ -46,7 +39,8 @@ def read_size(image_bytes: bytes) -> tuple[int, int]:
         return _jpeg_size(image_bytes)
     if image_bytes.startswith(_PNG_START):
         return _png_size(image_bytes)
-    raise DecodeError(f"is neither JPEG nor PNG ({len(image_bytes)} bytes that start with {image_bytes[:4].hex()})")
+    start = image_bytes[:4].hex(" ") or "nothing"
+    raise DecodeError(f"is neither JPEG nor PNG: {len(image_bytes)} bytes that start with {start}")
 
 
 def decode(
@@ -59,44 +53,37 @@ def decode(
     """The image as uint8 RGB (H, W, 3), C-contiguous, with `image_size` = (H, W); its own size for None.
 
     An image of that size already keeps every pixel as decoded. Another is resized, without regard to its
-    proportions: shrunk by the mean over the area of each new pixel (JPEGs of four times the size or more are
-    decoded at a half, a quarter or an eighth first, still at least twice the size), enlarged bilinearly.
-    `mirror` exchanges left and right. The pixels go into `out_HWC` where it is given.
+    proportions: shrunk by the mean over the area of each new pixel, enlarged bilinearly. (JPEG's own decoding
+    at a half or a quarter is quicker and is not that mean.) `mirror` exchanges left and right. The pixels go
+    into `out_HWC`, C-contiguous, where it is given.
 
     Raises DecodeError when the bytes are not a sound image, or one of more than `MAX_PIXELS` pixels.
     """
     height, width = read_size(image_bytes)
     if not 0 < height * width <= MAX_PIXELS:
-        raise DecodeError(f"has {width} × {height} pixels, and at least 1 and at most {MAX_PIXELS} are accepted")
-    flag = cv2.IMREAD_COLOR
-    if image_size is not None and (height, width) != image_size:
-        flag = _reduced_flag(min(height, width), max(image_size))
+        raise DecodeError(f"has {width} × {height} pixels, and from 1 to {MAX_PIXELS} are accepted")
     try:
-        bgr_HWC = cv2.imdecode(np.frombuffer(image_bytes, np.uint8), flag)
+        bgr_HWC = cv2.imdecode(np.frombuffer(image_bytes, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise DecodeError(f"does not decode ({error.err})") from None
     if bgr_HWC is None:
         raise DecodeError("does not decode")
     if image_size is not None and bgr_HWC.shape[:2] != image_size:
         bgr_HWC = _resize(bgr_HWC, image_size)
-    if mirror:
-        bgr_HWC = cv2.flip(bgr_HWC, 1)
-    return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB, dst=out_HWC)
-
-
-def _reduced_flag(shorter_side: int, longest_wanted: int) -> int:
-    """Which fraction of the size to decode at. Reduced in the DCT domain an image is not quite the mean over
-    areas, so a factor of two is left to the resize, after which the two are alike."""
-    for denominator, flag in _REDUCED:
-        if shorter_side >= 2 * denominator * longest_wanted:
-            return flag
-    return cv2.IMREAD_COLOR
+    if not mirror:
+        return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB, dst=out_HWC)
+    if out_HWC is None:
+        out_HWC = np.empty_like(bgr_HWC)
+    # The bytes of a row back to front are the mirrored row in the other order of colours.
+    cv2.flip(bgr_HWC.reshape(len(bgr_HWC), -1), 1, dst=out_HWC.reshape(len(bgr_HWC), -1))
+    return out_HWC
 
 
 def _resize(image_HWC: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     height, width = image_size
     shrinks = image_HWC.shape[0] >= height and image_HWC.shape[1] >= width
-    return cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image_HWC, (width, height), interpolation=interpolation)
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
@@ -127,7 +114,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         _, _, height, width = _JPEG_FRAME.unpack_from(data, position)
     except (IndexError, struct.error):
         raise DecodeError("is a JPEG that is cut short") from None
-    # libjpeg fills what is missing with grey and goes on. No such pair of bytes occurs inside compressed data.
+    # libjpeg fills what is missing with grey and goes on. The end marker cannot occur in compressed data.
     if not data.endswith(_JPEG_END) and data.find(_JPEG_END, position) < 0:
         raise DecodeError("is a JPEG that is cut short")
     if marker in _PROGRESSIVE and data.count(b"\xff\xda", position) > _MAX_PROGRESSIVE_SCANS:

@@ -1,7 +1,7 @@
 """Batches of decoded images, made by a pool of threads ahead of their use.
 
-Threads, not processes: reading and decoding leave Python's lock, which is then free for nine tenths of the time,
-and threads write their pixels where they are wanted, with nothing to send or copy.
+Threads, not processes: reading and decoding leave Python's lock, which is then free for nine tenths of the
+time, and threads write their pixels where they are wanted, with nothing to send or copy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from partial_fc.data.augment import mirror_flags
-from partial_fc.data.batch import Batch
+from partial_fc.data.batch import Batch, check_state
 from partial_fc.data.decode import DecodeError, decode
 from partial_fc.data.order import EpochOrder
 from partial_fc.data.source import ImageSource
@@ -34,16 +34,16 @@ class _Pending(NamedTuple):
 class TrainingLoader:
     """Batches of one rank's part of `source`, shuffled anew each epoch, without end: a `Loader`.
 
-    The content of a batch depends on (source, seed, batch size, rank, ranks) alone, not on the number of threads,
-    and each image's mirroring on (seed, epoch, image). `prefetch` batches beyond the one asked for are in the
-    making at any time; each lies in an array of its own, which belongs to whom it is handed to.
+    The content of a batch depends on (source, seed, batch size, rank, ranks) alone, not on the number of
+    threads, and each image's mirroring on (seed, epoch, image). `prefetch` batches beyond the one asked for
+    are in the making at any time; each lies in an array of its own, which belongs to whom it is handed to.
 
     An image that does not decode is named in the log and replaced by the next one of the source that does;
     `replaced` counts these. When they are more than 1 % of the images that this rank reads in an epoch,
     `next_batch` raises ValueError. Other errors of the source are raised by `next_batch` as they are.
 
-    image_size: (height, width), or one number for a square. Raises ValueError when an epoch has fewer images than
-    one update of all ranks, and for a size below 1. Closing the source is left to the caller.
+    image_size: (height, width), or one number for a square. Raises ValueError when an epoch has fewer images
+    than one update of all ranks, and for a size below 1. Closing the source is left to the caller.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TrainingLoader:
         self._handed_out = (0, 0)  # epoch, images of it
         self._next_start = (0, 0)
         self._pending: deque[_Pending] = deque()
-        cv2.setNumThreads(1)  # the images are what is done in parallel: OpenCV's own threads only get in the way
+        cv2.setNumThreads(1)  # images are what is done in parallel: OpenCV's own threads get in the way
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     @property
@@ -89,15 +89,16 @@ class TrainingLoader:
         self.close()
 
     def next_batch(self) -> Batch:
-        """The next batch; waits for it where it is not ready. An error stays: it is raised by later calls too."""
+        """The next batch; waits for it where it is not ready. An error is raised again by later calls."""
         while len(self._pending) <= self._prefetch:
             self._begin_batch()
         batch, tasks = self._pending[0]
         failures = [failure for task in tasks for failure in task.result()]
-        replaced_in_epoch = len(failures) + (self._replaced_in_epoch if batch.epoch == self._handed_out[0] else 0)
+        same_epoch = batch.epoch == self._handed_out[0]
+        replaced_in_epoch = len(failures) + (self._replaced_in_epoch if same_epoch else 0)
         for failure in failures:
             log.warning("%s: the next image takes its place", failure)
-        if replaced_in_epoch > self._max_replaced:
+        if failures and replaced_in_epoch > self._max_replaced:
             raise self._too_many(replaced_in_epoch, failures[-1])
         self._pending.popleft()
         self._replaced_in_epoch = replaced_in_epoch
@@ -106,7 +107,7 @@ class TrainingLoader:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on after the last batch handed out, on this or another number of ranks."""
+        """What `restore` needs to go on after the last batch handed out, on any number of ranks."""
         epoch, position = self._handed_out
         return {
             "images": self._order.num_images,
@@ -120,15 +121,10 @@ class TrainingLoader:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken, within the epoch: no image of it is repeated or lost.
 
-        Raises ValueError when the state belongs to data of another number of images or to another seed, whose
-        order of the epoch is another.
+        Raises ValueError when the state belongs to data of another number of images or to another seed, which
+        have another order.
         """
-        for key, ours in (("images", self._order.num_images), ("seed", self._order.seed)):
-            if state[key] != ours:
-                raise ValueError(
-                    f"the data position saved belongs to {key} = {state[key]}, and this run has {key} = {ours}: "
-                    f"resume with the same data and seed"
-                )
+        check_state(state, images=self._order.num_images, seed=self._order.seed)
         self._cancel()
         self._handed_out = state["epoch"], state["position"]
         self._next_start = self._order.update_at(*self._handed_out)
@@ -157,19 +153,18 @@ class TrainingLoader:
         images_BHWC = np.empty((size, *self.image_size, 3), np.uint8)
         batch = Batch(images_BHWC, np.empty(size, np.int64), epoch, position, indices_B)
         tasks = [
-            self._pool.submit(self._fill, batch, mirrored_B, range(start, min(start + self._images_a_task, size)))
+            self._pool.submit(self._fill, batch, mirrored_B, slice(start, start + self._images_a_task))
             for start in range(0, size, self._images_a_task)
         ]
         self._pending.append(_Pending(batch, tasks))
         self._next_start = self._order.update_at(epoch, position + self._order.global_batch)
 
-    def _fill(self, batch: Batch, mirrored_B: np.ndarray, rows: range) -> list[str]:
+    def _fill(self, batch: Batch, mirrored_B: np.ndarray, rows: slice) -> list[str]:
         """Decodes the images of `rows` into the batch; what each row that did not decode has to say."""
         failures: list[str] = []
         labels = []
-        part = slice(rows.start, rows.stop)
-        images = zip(batch.indices_B[part].tolist(), mirrored_B[part].tolist(), batch.images_BHWC[part], strict=True)
-        for index, mirror, out_HWC in images:
+        indices, mirrored = batch.indices_B[rows].tolist(), mirrored_B[rows].tolist()
+        for index, mirror, out_HWC in zip(indices, mirrored, batch.images_BHWC[rows], strict=True):
             image_bytes, label = self._source.read(index)
             try:
                 decode(image_bytes, self.image_size, mirror=mirror, out_HWC=out_HWC)
@@ -179,7 +174,7 @@ class TrainingLoader:
                     return failures  # `next_batch` refuses the batch whatever the other rows hold
                 label = self._replace(index, mirror, out_HWC)
             labels.append(label)
-        batch.labels_B[part] = labels
+        batch.labels_B[rows] = labels
         return failures
 
     def _replace(self, index: int, mirror: bool, out_HWC: np.ndarray) -> int:
@@ -196,6 +191,6 @@ class TrainingLoader:
 
     def _too_many(self, count: int, failure: str) -> ValueError:
         return ValueError(
-            f"{count} images of this epoch did not decode, more than 1 % of what a rank reads in it; the last: "
-            f"{failure}; repair the data or take these images out"
+            f"{count} images of this epoch did not decode, more than 1 % of those a rank reads in it: the "
+            f"last is {failure}; repair the data or take these images out"
         )

@@ -42,8 +42,8 @@ class EpochOrder:
         self.seed = seed
         if num_images < self.global_batch:
             raise ValueError(
-                f"an update takes {batch_size} images on each of {ranks} ranks, {self.global_batch} in all, and the "
-                f"data has {num_images}: give a smaller batch size, fewer ranks or more images"
+                f"an update takes {batch_size} images on each of {ranks} ranks, {self.global_batch} in all, "
+                f"and the data has {num_images}: give a smaller batch size, fewer ranks or more images"
             )
         self._epoch = -1
         self._order_N = np.empty(0, np.int32)
@@ -65,8 +65,8 @@ class EpochOrder:
     def update_at(self, epoch: int, position: int) -> tuple[int, int]:
         """(epoch, position) of the first update that starts at `position` or later.
 
-        That is the next epoch's first where fewer than G images are left. `position` need not be a multiple of G:
-        a run that goes on with another number of ranks starts where the other stopped.
+        That is the next epoch's first where fewer than G images are left. `position` need not be a multiple
+        of G: a run that goes on with another number of ranks starts where the other stopped.
         """
         if position + self.global_batch > self.num_images:
             return epoch + 1, 0

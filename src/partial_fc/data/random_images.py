@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from partial_fc.data.augment import random_bits
-from partial_fc.data.batch import Batch
+from partial_fc.data.batch import Batch, check_state
 
 _POOL = 97  # odd, so that a row of the batch does not meet the same image each update
 _LABEL, _PIXELS = 1001, 1002  # apart from the draws of augmentation
@@ -16,9 +16,9 @@ _LABEL, _PIXELS = 1001, 1002  # apart from the draws of augmentation
 class RandomLoader:
     """Batches of noise, labels uniform over [0, num_identities): a `Loader` that costs next to nothing.
 
-    The n-th image of the series, counted over all ranks, has the label `random_bits(seed, n) mod C` and the n-th
-    image, mod 97, of a pool made once: a global batch is the same for every number of ranks. `images_BHWC` is a
-    read-only view into the pool; `position` counts from the start, in epoch 0.
+    The n-th image of the series, counted over all ranks, has the label `random_bits(seed, n) mod C` and is
+    the n-th, mod 97, of a pool made once: a global batch is the same for every number of ranks. `images_BHWC`
+    is a read-only view into the pool; `position` counts from the start, in epoch 0.
 
     Raises ValueError when a size is below 1.
     """
@@ -65,12 +65,7 @@ class RandomLoader:
         return {"identities": self.num_identities, "seed": self._seed, "position": self._handed_out}
 
     def restore(self, state: dict[str, Any]) -> None:
-        for key, ours in (("identities", self.num_identities), ("seed", self._seed)):
-            if state[key] != ours:
-                raise ValueError(
-                    f"the data position saved belongs to {key} = {state[key]}, and this run has {key} = {ours}: "
-                    "resume with the same data set and seed"
-                )
+        check_state(state, identities=self.num_identities, seed=self._seed)
         self._handed_out = state["position"]
 
     def close(self) -> None:

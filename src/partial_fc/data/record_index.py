@@ -106,7 +106,9 @@ def _parse_chunk(text: bytes) -> np.ndarray | None:
     if (separators.reshape(-1, 2) != _TAB_NEWLINE).any():
         return None
     numbers = np.fromstring(text, np.int64, sep=" ")
-    return numbers.reshape(-1, 2) if len(numbers) == len(separators) else None
+    if len(numbers) != len(separators) or numbers.max(initial=0) >= 10**_MAX_DIGITS:
+        return None
+    return numbers.reshape(-1, 2)
 
 
 def _parse_line_by_line(text: bytes, path: Path, first_line: int) -> np.ndarray:

@@ -115,7 +115,7 @@ class RecordFile:
             header = os.pread(self._descriptor, _PART_HEADER.size, at)
             flag, length = self._parse_part_header(header, offset)
             if flag not in expected_flags:
-                raise RecordError(f"{self.path}: the record at byte {offset} is broken: its parts do not follow")
+                raise RecordError(f"{self.path}: the parts of the record at byte {offset} do not follow")
             start = at + _PART_HEADER.size
             at = start + length + -length % 4
             if at > self.size:
@@ -147,6 +147,6 @@ class RecordFile:
 
     def _cut_short(self, record_offset: int, needed: int) -> RecordError:
         return RecordError(
-            f"{self.path} is cut short: the record at byte {record_offset} goes to byte {needed} or beyond and "
-            f"the file has {self.size} bytes; copy or unpack it again"
+            f"{self.path} is cut short: the record at byte {record_offset} goes to byte {needed} or beyond "
+            f"and the file has {self.size} bytes; copy or unpack it again"
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +164,8 @@ def _embedding_size(symbol: mx.sym.Symbol, parameters: Parameters, image_size: i
     batch = 2
     shapes = {name: parameters[name].shape for name in symbol.list_inputs() if name != "data"}
     try:
-        _, (output,), _ = symbol.infer_shape(data=(batch, 3, image_size, image_size), **shapes)
+        with redirect_stdout(io.StringIO()):  # MXNet prints every shape of a graph that does not fit
+            _, (output,), _ = symbol.infer_shape(data=(batch, 3, image_size, image_size), **shapes)
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"it does not take images of {image_size}×{image_size}: {reason}") from error

@@ -1,4 +1,4 @@
-"""The class centers of one rank: their rows, the rows' momentum, and the norms beside them.
+"""The class centers of one rank: which rows a step works on, block by block, and their change.
 
 Legend: C_k classes owned by the rank, S rows of a step, B rows of a block, D embedding size.
 """
@@ -11,72 +11,72 @@ from dataclasses import dataclass
 import mxnet as mx
 import numpy as np
 
-from partial_fc.head.initialization import initial_rows
-from partial_fc.head.kernels import BlockKernels, UpdateRule
-from partial_fc.head.kernels.ndarray import inverse_norms
-
-# MXNet indexes an array's elements with 31 bits; a store of rows stays clear of that and of huge allocations.
-_LARGEST_STORE_ELEMENTS = 2**28
+from partial_fc.center_storage import Storage
+from partial_fc.head.buffers import Buffers
+from partial_fc.head.kernels import RowKernels, UpdateRule
+from partial_fc.head.row_store import RowStore, make_stores
 
 
-@dataclass
-class RowStore:
-    """A contiguous part of a rank's rows.
-
-    Attributes:
-        first: number of its first row among the rank's rows.
-        weight_RD, momentum_RD: (rows, D) float32; momentum holds the last change of the row, as MXNet's SGD does.
-        inverse_norm_R: (rows,) float32, 1/|w|.
-    """
-
-    first: int
-    weight_RD: mx.nd.NDArray
-    momentum_RD: mx.nd.NDArray
-    inverse_norm_R: mx.nd.NDArray
-
-    def __len__(self) -> int:
-        return self.weight_RD.shape[0]
-
-
-@dataclass
+@dataclass(frozen=True)
 class CenterBlock:
     """Rows of one step that are worked on together.
 
     Attributes:
-        store: where they belong.
-        rows_B: (B,) int64 within the store, or None for the contiguous rows that ``weight_BD`` is a view of.
-        column: the block's first column among the step's S sampled classes.
-        weight_BD, inverse_norm_B: the rows and their inverse norms, a view of the store's or a copy.
+        store: where they are kept.
+        rows: their numbers within the store: a slice where they follow one another, else (B,) int64 with the store.
+        first: the block's first column among the step's S sampled classes.
+        size: B.
     """
 
     store: RowStore
-    rows_B: mx.nd.NDArray | None
-    column: int
+    rows: slice | mx.nd.NDArray
+    first: int
+    size: int
+
+
+@dataclass(frozen=True)
+class LoadedBlock:
+    """A block's rows on the device that computes: a view of the store, or a copy.
+
+    Attributes:
+        weight_BD: (B, D) float32.
+        inverse_norm_B: (B,) float32.
+    """
+
     weight_BD: mx.nd.NDArray
     inverse_norm_B: mx.nd.NDArray
-    momentum_BD: mx.nd.NDArray | None = None
-
-    def __len__(self) -> int:
-        return self.weight_BD.shape[0]
 
 
 class ClassCenters:
-    """The rows of W that a rank owns, W_k (C_k, D), and their momentum, in stores of bounded size.
+    """The rows of W that a rank owns, W_k (C_k, D), with their momentum, in stores of bounded size.
 
     Args:
         first_class: the global number of the rank's first class.
         count: C_k.
         embedding_size: D.
         seed: with the class number, all that decides a row's initial value.
-        context: the device that holds and computes.
+        context: the device that computes.
+        storage: where and as what the rows are kept.
+        kernels: the work on stored rows.
         block_rows: the most rows of one block.
+        rank: goes into the names of files.
 
     Raises:
         ValueError: a size below 1.
     """
 
     def __init__(
-        self, first_class: int, count: int, embedding_size: int, seed: int, context: mx.Context, block_rows: int
+        self,
+        first_class: int,
+        count: int,
+        embedding_size: int,
+        *,
+        seed: int,
+        context: mx.Context,
+        storage: Storage,
+        kernels: RowKernels,
+        block_rows: int,
+        rank: int = 0,
     ) -> None:
         if embedding_size < 1:
             raise ValueError(f"the embedding size must be at least 1, but is {embedding_size}")
@@ -86,64 +86,91 @@ class ClassCenters:
         self.count = count
         self.embedding_size = embedding_size
         self._context = context
+        self._kernels = kernels
         self._block_rows = block_rows
-        store_rows = max(1, _LARGEST_STORE_ELEMENTS // embedding_size)
-        self.stores = [
-            self._make_store(first, min(store_rows, count - first), seed) for first in range(0, count, store_rows)
-        ]
+        self._buffers = Buffers(context)
+        self.stores = make_stores(
+            storage,
+            first_class=first_class,
+            count=count,
+            embedding_size=embedding_size,
+            seed=seed,
+            context=context,
+            rank=rank,
+        )
+        stored = self.stores[0].weight_RD
+        self._host_buffers = Buffers(stored.context)
+        plain = storage.weight == storage.momentum == "float32"
+        self._in_place = plain and storage.tier == "device"
 
-    def _make_store(self, first: int, rows: int, seed: int) -> RowStore:
-        weight = mx.nd.empty((rows, self.embedding_size), ctx=self._context)
-        step = max(1, 2**22 // self.embedding_size)  # rows made at a time: their hashes take 8 bytes an element
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            classes = np.arange(start, stop, dtype=np.int64) + (self.first_class + first)
-            weight[start:stop] = initial_rows(seed, classes, self.embedding_size)
-        return RowStore(first, weight, mx.nd.zeros_like(weight), inverse_norms(weight))
+    def initialize_all(self) -> None:
+        """Gives every row that no step has touched its initial value: before the rows are saved."""
+        for store in self.stores:
+            new = store.first_touched(np.arange(len(store), dtype=np.int64))
+            if len(new):
+                self._kernels.initialize(store, new)
 
     def blocks(self, rows_S: np.ndarray) -> list[CenterBlock]:
-        """Divides a step's rows into blocks, each within one store, and starts the gather of those that need one.
+        """Divides a step's rows into blocks, each within one store; rows touched first get their initial value.
 
         Args:
-            rows_S: (S,) int64, sorted and distinct rows of this rank.
+            rows_S: (S,) int64, ascending and distinct rows of this rank.
         """
-        blocks: list[CenterBlock] = []
-        for store, within, column in self._split(rows_S):
-            start, stop = int(within[0]), int(within[-1]) + 1
-            if stop - start == len(within):
-                weight, inverse_norm = store.weight_RD[start:stop], store.inverse_norm_R[start:stop]
-                blocks.append(CenterBlock(store, None, column, weight, inverse_norm, store.momentum_RD[start:stop]))
+        blocks = []
+        for store, rows, first in self._split(rows_S):
+            new = store.first_touched(rows)
+            if len(new):
+                self._kernels.initialize(store, new)
+            start, stop = int(rows[0]), int(rows[-1]) + 1
+            if self._in_place and stop - start == len(rows):
+                blocks.append(CenterBlock(store, slice(start, stop), first, len(rows)))
             else:
-                rows = mx.nd.array(within, ctx=self._context, dtype="int64")
-                weight, inverse_norm = mx.nd.take(store.weight_RD, rows), mx.nd.take(store.inverse_norm_R, rows)
-                blocks.append(CenterBlock(store, rows, column, weight, inverse_norm))
+                stored_rows = mx.nd.array(rows, ctx=store.weight_RD.context, dtype="int64")
+                blocks.append(CenterBlock(store, stored_rows, first, len(rows)))
         return blocks
 
     def _split(self, rows_S: np.ndarray) -> Iterator[tuple[RowStore, np.ndarray, int]]:
         for store in self.stores:
             begin, end = np.searchsorted(rows_S, [store.first, store.first + len(store)])
-            for column in range(begin, end, self._block_rows):
-                yield store, rows_S[column : min(column + self._block_rows, end)] - store.first, column
+            for first in range(begin, end, self._block_rows):
+                yield store, rows_S[first : min(first + self._block_rows, end)] - store.first, first
+
+    def load(self, block: CenterBlock, slot: int) -> LoadedBlock:
+        """Gives the block's rows to the device that computes, and returns without waiting for them.
+
+        Args:
+            slot: which piece of memory a copy goes to; what was loaded to it before is lost.
+        """
+        store = block.store
+        if isinstance(block.rows, slice):
+            return LoadedBlock(store.weight_RD[block.rows], store.inverse_norm_R[block.rows])
+        shape = (block.size, self.embedding_size)
+        weight_BD = self._host_buffers.get("weight", slot, shape)
+        inverse_norm_B = self._host_buffers.get("inverse norm", slot, shape[:1])
+        self._kernels.gather(store, block.rows, weight_BD, inverse_norm_B)
+        if weight_BD.context == self._context:
+            return LoadedBlock(weight_BD, inverse_norm_B)
+        loaded = LoadedBlock(
+            self._buffers.get("weight", slot, shape), self._buffers.get("inverse norm", slot, shape[:1])
+        )
+        weight_BD.copyto(loaded.weight_BD)
+        inverse_norm_B.copyto(loaded.inverse_norm_B)
+        return loaded
 
     def update(
         self,
         block: CenterBlock,
+        loaded: LoadedBlock,
         gradient_BD: mx.nd.NDArray,
         projection_B: mx.nd.NDArray,
         rule: UpdateRule,
-        kernels: BlockKernels,
     ) -> None:
-        """Changes the block's rows and their momentum by the rule, in the store."""
-        if block.rows_B is None:
-            kernels.update(
-                block.weight_BD, block.momentum_BD, block.inverse_norm_B, gradient_BD, projection_B, rule
-            )
-            return
-        momentum_BD = mx.nd.take(block.store.momentum_RD, block.rows_B)
-        kernels.update(block.weight_BD, momentum_BD, block.inverse_norm_B, gradient_BD, projection_B, rule)
-        for stored, changed in (
-            (block.store.weight_RD, block.weight_BD),
-            (block.store.momentum_RD, momentum_BD),
-            (block.store.inverse_norm_R, block.inverse_norm_B),
-        ):
-            mx.nd.contrib.index_copy(stored, block.rows_B, changed, out=stored)
+        """Changes the block's rows and their momentum by the rule, where they are kept.
+
+        Args:
+            loaded: the block's rows as :meth:`load` gave them, unchanged since.
+        """
+        stored_on = block.store.weight_RD.context
+        arrays = (loaded.weight_BD, gradient_BD, projection_B)
+        current_BD, gradient_BD, projection_B = (array.as_in_context(stored_on) for array in arrays)
+        self._kernels.update(block.store, block.rows, current_BD, gradient_BD, projection_B, rule)

@@ -42,8 +42,12 @@ def initial_rows(seed: int, classes_S: np.ndarray, embedding_size: int) -> np.nd
     mask = np.uint64(0xFFFF)
     total = (bits & mask) + (bits >> np.uint64(16) & mask) + (bits >> np.uint64(32) & mask) + (bits >> np.uint64(48))
     # The sum is an integer below 2^18, exact in float32; centred on 2·65535 its mean is exactly 0.
-    step = np.float32(INITIAL_DEVIATION * math.sqrt(3.0) / 65536.0)
-    return (total.astype(np.float32) - np.float32(2 * 65535)) * step
+    return (total.astype(np.float32) - np.float32(2 * 65535)) * np.float32(initial_step())
+
+
+def initial_step() -> float:
+    """What one unit of the sum of four 16-bit numbers is worth."""
+    return INITIAL_DEVIATION * math.sqrt(3.0) / 65536.0
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

@@ -37,11 +37,15 @@ class Margin:
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.m1 < math.inf:
-            raise ValueError(f"the margin m1 multiplies the angle and must be finite and at least 1, but is {self.m1}")
+            raise ValueError(
+                f"the margin m1 multiplies the angle and must be finite and at least 1, but is {self.m1}"
+            )
         if not 0.0 <= self.m2 < math.pi:
             raise ValueError(f"the margin m2 is an angle in radians, in [0, π), but is {self.m2}")
         if not 0.0 <= self.m3 < math.inf:
-            raise ValueError(f"the margin m3 is taken off the cosine and must be finite and not negative, but is {self.m3}")
+            raise ValueError(
+                f"the margin m3 is taken off the cosine and must be finite and not negative, but is {self.m3}"
+            )
 
     def __call__(self, cosine_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Applies the margin to the targets' cosines.

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import mxnet as mx
 import numpy as np
 
+from partial_fc.center_storage import Storage
 from partial_fc.collectives import Collectives
 from partial_fc.head import matmul
-from partial_fc.head.centers import CenterBlock, ClassCenters
-from partial_fc.head.kernels import BlockKernels, BlockTargets, SoftmaxState, UpdateRule
-from partial_fc.head.kernels.ndarray import NDArrayKernels
+from partial_fc.head.buffers import Buffers
+from partial_fc.head.centers import CenterBlock, ClassCenters, LoadedBlock
+from partial_fc.head.kernels import BlockTargets, SoftmaxState, TargetColumns, UpdateRule
+from partial_fc.head.kernels.select import select_kernels
 from partial_fc.head.margin import Margin
 from partial_fc.head.partition import ClassPartition
 from partial_fc.head.sampler import sample_rows
@@ -35,14 +37,18 @@ class SampledClasses:
     """The classes of one step on this rank, their rows on the way to where they are needed.
 
     Attributes:
+        update: the step's number.
         row_S: (S,) int64, the rank's sampled rows, ascending.
-        blocks: the rows in blocks, with the targets that lie in each.
-        owned_N: (N,) bool, whether a sample's target belongs to this rank.
+        blocks: the rows in blocks.
+        loaded: the blocks' rows, or nothing when they are loaded block by block as they are needed.
+        columns: where the samples' targets are among the S classes.
     """
 
+    update: int
     row_S: np.ndarray
-    blocks: list[tuple[CenterBlock, BlockTargets]]
-    owned_N: np.ndarray
+    blocks: list[CenterBlock]
+    loaded: list[LoadedBlock]
+    columns: TargetColumns
 
 
 @dataclass
@@ -52,7 +58,6 @@ class _Forward:
     sample: SampledClasses
     unit_ND: mx.nd.NDArray
     inverse_norm_N1: mx.nd.NDArray
-    logits: list[mx.nd.NDArray]
     state: SoftmaxState
     softmax: MergedSoftmax
 
@@ -73,9 +78,13 @@ class PartialFC:
         sample_ratio: r in (0, 1], the share of its classes that a rank samples each step.
         momentum, weight_decay: of the centers' SGD, on sampled rows only.
         seed: decides the initial centers and the negatives.
-        context: the device that holds the centers and computes.
-        kernels: the element-wise work; NDArray operations when not given.
+        context: the device that computes.
+        storage: where and as what the centers are kept.
+        kernels: the form of the element-wise work: ``auto``, ``C`` or ``NDArray``.
         block_rows: the most classes that are worked on at once.
+        logits_chunk: None keeps the logits of all sampled classes, N·S float32, from the forward to the backward
+            pass. A number keeps those of so many classes alone and computes them again (arXiv 2411.09009): one
+            matrix product more, and memory that does not grow with the classes.
 
     Raises:
         ValueError: a value out of its range.
@@ -94,13 +103,17 @@ class PartialFC:
         weight_decay: float = 5e-4,
         seed: int = 0,
         context: mx.Context | None = None,
-        kernels: BlockKernels | None = None,
+        storage: Storage | None = None,
+        kernels: str = "auto",
         block_rows: int = DEFAULT_BLOCK_ROWS,
+        logits_chunk: int | None = None,
     ) -> None:
         if not 0.0 < sample_ratio <= 1.0:
             raise ValueError(f"the sample ratio must lie in (0, 1], but is {sample_ratio}")
         if not 0.0 < scale < math.inf:
             raise ValueError(f"the scale of the logits must be finite and positive, but is {scale}")
+        if logits_chunk is not None and logits_chunk < 1:
+            raise ValueError(f"a chunk of logits must hold at least 1 class, but logits_chunk is {logits_chunk}")
         self.partition = ClassPartition(num_classes, collectives.size)
         self.margin = margin
         self.scale = scale
@@ -110,19 +123,29 @@ class PartialFC:
         self._seed = seed
         self._collectives = collectives
         self._context = context if context is not None else mx.cpu()
-        self._kernels = kernels if kernels is not None else NDArrayKernels()
-        self._block_rows = block_rows
+        storage = storage if storage is not None else Storage()
+        stored_on = self._context if storage.tier == "device" else mx.cpu()
+        self._kernels, row_kernels = select_kernels(kernels, self._context, stored_on)
+        self._keeps_logits = logits_chunk is None
         self.first_class = self.partition.start(collectives.rank)
         self.centers = ClassCenters(
             self.first_class,
             self.partition.count(collectives.rank),
             embedding_size,
-            seed,
-            self._context,
-            block_rows,
+            seed=seed,
+            context=self._context,
+            storage=storage,
+            kernels=row_kernels,
+            block_rows=block_rows if logits_chunk is None else min(block_rows, logits_chunk),
+            rank=collectives.rank,
         )
-        self._buffers: dict[tuple[str, int], mx.nd.NDArray] = {}
+        self._buffers = Buffers(self._context)
         self._pending: _Forward | None = None
+
+    @property
+    def kernels_name(self) -> str:
+        """The form of the kernels that serves: for a log."""
+        return self._kernels.name
 
     def sample(self, label_N: np.ndarray, update: int) -> SampledClasses:
         """Chooses this rank's classes for a step and starts the gather of their rows. No collective.
@@ -146,9 +169,11 @@ class PartialFC:
         positives = np.unique(row_N[owned_N])
         rng = np.random.default_rng([self._seed, self._collectives.rank, update])
         row_S = sample_rows(self.centers.count, positives, self.sample_ratio, rng)
-        column_N = np.where(owned_N, np.searchsorted(row_S, row_N), -1).astype(np.int32)
-        blocks = [(block, _targets_within(column_N, block)) for block in self.centers.blocks(row_S)]
-        return SampledClasses(row_S, blocks, owned_N)
+        columns = TargetColumns.on(self._context, np.where(owned_N, np.searchsorted(row_S, row_N), -1))
+        blocks = self.centers.blocks(row_S)
+        ahead = blocks if self._keeps_logits else []
+        loaded = [self.centers.load(block, slot) for slot, block in enumerate(ahead)]
+        return SampledClasses(update, row_S, blocks, loaded, columns)
 
     def forward(self, embedding_BD: mx.nd.NDArray, sample: SampledClasses) -> float:
         """Computes the loss of the global batch.
@@ -162,28 +187,28 @@ class PartialFC:
             :meth:`backward` must not follow: skip the update, on every rank alike.
         """
         x_ND = self._collectives.all_gather(embedding_BD, "head.embeddings")
-        assert x_ND.shape[0] == len(sample.owned_N), (x_ND.shape, len(sample.owned_N))
+        n = x_ND.shape[0]
+        assert n == len(sample.columns.column_N), (x_ND.shape, len(sample.columns.column_N))
         unit_ND, inverse_norm_N1 = _normalize(x_ND)
         scaled_ND = unit_ND * self.scale
-        n = x_ND.shape[0]
-        state = SoftmaxState(*(self._buffer(part, 0, (n,)) for part in ("max", "sum", "target logit")))
+        state = SoftmaxState(*(self._buffers.get(part, 0, (n,)) for part in ("max", "sum", "target logit")))
         self._kernels.start(state)
-        logits = []
-        for number, (block, targets) in enumerate(sample.blocks):
-            logits_NB = self._buffer("logits", number, (n, len(block)))
-            matmul.logits(scaled_ND, block.weight_BD, logits_NB)
-            self._kernels.forward(logits_NB, block.inverse_norm_B, targets, state)
-            logits.append(logits_NB)
+        for number, block in enumerate(sample.blocks):
+            loaded = self._loaded(sample, number)
+            logits_NB = self._logits_buffer(number, n, block)
+            matmul.logits(scaled_ND, loaded.weight_BD, logits_NB)
+            targets = BlockTargets(sample.columns, block.first, block.size)
+            self._kernels.forward(logits_NB, loaded.inverse_norm_B, targets, state)
         softmax = merge_softmax(
             state.max_N.asnumpy(),
             state.sum_N.asnumpy(),
             state.target_logit_N.asnumpy(),
-            sample.owned_N,
+            sample.columns.column_N >= 0,
             margin=self.margin,
             scale=self.scale,
             collectives=self._collectives,
         )
-        self._pending = _Forward(sample, unit_ND, inverse_norm_N1, logits, state, softmax)
+        self._pending = _Forward(sample, unit_ND, inverse_norm_N1, state, softmax)
         return softmax.loss
 
     def backward(self, learning_rate: float) -> mx.nd.NDArray:
@@ -196,45 +221,58 @@ class PartialFC:
             (B, D) float32, d loss / d embedding of this rank's samples, complete over all ranks.
         """
         pending, self._pending = self._pending, None
-        assert pending is not None and np.isfinite(pending.softmax.loss)
-        n, d = pending.unit_ND.shape
-        excess_N = pending.softmax.lse_N - pending.state.max_N.asnumpy()
-        excess_N = mx.nd.array(excess_N, ctx=self._context, dtype="float32")
-        target_gradient_N = mx.nd.array(pending.softmax.target_gradient_N, ctx=self._context, dtype="float32")
-        rule = UpdateRule(
-            gradient_factor=-learning_rate * self.scale / n,
-            projection_factor=learning_rate / n,
-            decay=learning_rate * self.weight_decay,
-            momentum=self.momentum,
-        )
+        assert pending is not None and math.isfinite(pending.softmax.loss)
+        sample, n, d = pending.sample, *pending.unit_ND.shape
+        excess_N = self._on_device(pending.softmax.lse_N - pending.state.max_N.asnumpy())
+        target_gradient_N = self._on_device(pending.softmax.target_gradient_N)
+        scaled_ND = None if self._keeps_logits else pending.unit_ND * self.scale
+        rule = self._update_rule(learning_rate, n, sample.update)
         unit_gradient_ND = mx.nd.zeros((n, d), ctx=self._context)
-        part_ND = self._buffer("unit gradient", 0, (n, d))
-        for logits_NB, (block, targets) in zip(pending.logits, pending.sample.blocks, strict=True):
-            projection_B = self._buffer("projection", 0, (len(block),))
+        part_ND = self._buffers.get("unit gradient", 0, (n, d))
+        for number, block in enumerate(sample.blocks):
+            loaded = self._loaded(sample, number)
+            logits_NB = self._logits_buffer(number, n, block)
+            if scaled_ND is not None:
+                matmul.logits(scaled_ND, loaded.weight_BD, logits_NB)
+            targets = BlockTargets(sample.columns, block.first, block.size)
+            projection_B = self._buffers.get("projection", 0, (block.size,))
             self._kernels.backward(
-                logits_NB, block.inverse_norm_B, targets, pending.state, excess_N, target_gradient_N, projection_B,
-            )  # fmt: skip
-            gradient_BD = self._buffer("weight gradient", 0, (len(block), d))
-            matmul.gradients(logits_NB, pending.unit_ND, block.weight_BD, part_ND, gradient_BD)
+                logits_NB,
+                loaded.inverse_norm_B,
+                targets,
+                pending.state,
+                excess_N,
+                target_gradient_N,
+                projection_B,
+                raw=scaled_ND is not None,
+            )
+            gradient_BD = self._buffers.get("weight gradient", 0, (block.size, d))
+            matmul.gradients(logits_NB, pending.unit_ND, loaded.weight_BD, part_ND, gradient_BD)
             unit_gradient_ND += part_ND
-            self.centers.update(block, gradient_BD, projection_B, rule, self._kernels)
+            self.centers.update(block, loaded, gradient_BD, projection_B, rule)
         unit_gradient_ND *= self.scale / n
         own_BD = self._collectives.reduce_scatter(unit_gradient_ND, "head.embedding_gradients")
         own = slice(self._collectives.rank * own_BD.shape[0], (self._collectives.rank + 1) * own_BD.shape[0])
         return _through_normalization(own_BD, pending.unit_ND[own], pending.inverse_norm_N1[own])
 
-    def _buffer(self, purpose: str, number: int, shape: tuple[int, ...]) -> mx.nd.NDArray:
-        """A piece of memory that lives on from step to step: fresh pages cost more than the work done in them."""
-        size = int(np.prod(shape))
-        buffer = self._buffers.get((purpose, number))
-        if buffer is None or buffer.size < size:
-            buffer = self._buffers[purpose, number] = mx.nd.empty((size,), ctx=self._context)
-        return buffer[:size].reshape(shape)
+    def _loaded(self, sample: SampledClasses, number: int) -> LoadedBlock:
+        """A block's rows: those on the way since the labels were known, or loaded now to where the last ones were."""
+        return sample.loaded[number] if sample.loaded else self.centers.load(sample.blocks[number], slot=0)
 
+    def _logits_buffer(self, number: int, n: int, block: CenterBlock) -> mx.nd.NDArray:
+        return self._buffers.get("logits", number if self._keeps_logits else 0, (n, block.size))
 
-def _targets_within(column_N: np.ndarray, block: CenterBlock) -> BlockTargets:
-    sample_K = np.flatnonzero((column_N >= block.column) & (column_N < block.column + len(block)))
-    return BlockTargets(sample_K.astype(np.int32), column_N[sample_K] - np.int32(block.column))
+    def _update_rule(self, learning_rate: float, n: int, update: int) -> UpdateRule:
+        return UpdateRule(
+            gradient_factor=-learning_rate * self.scale / n,
+            projection_factor=learning_rate / n,
+            decay=learning_rate * self.weight_decay,
+            momentum=self.momentum,
+            random_key=int(np.random.SeedSequence([self._seed, self._collectives.rank, update]).generate_state(1)[0]),
+        )
+
+    def _on_device(self, values_N: np.ndarray) -> mx.nd.NDArray:
+        return mx.nd.array(values_N, ctx=self._context, dtype="float32")
 
 
 def _normalize(x_ND: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:

@@ -1,84 +1,170 @@
-"""How one image of a face is taken: pose, expression, light, camera, what is worn and what is in front."""
+"""How one image of a face is taken: pose, expression, surroundings, what is worn, light and camera.
+
+The defaults are the neutral image: from the front, evenly lit, sharp, nothing in the way. Lengths are pixels
+of a 112×112 image, angles radians, colours blue, green, red in [0, 255].
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-Colour = tuple[float, float, float]
+from partial_fc.data.faces.shapes import EXPRESSIONS, Colour
+
+OCCLUDERS = ("patch", "hand", "strands")
+
+_LIKE_A_CROP = 0.95
+"""Scale that leaves some room around a head, as aligned face crops do."""
 
 
 @dataclass(frozen=True)
-class Conditions:
+class Pose:
+    """How the head is turned (yaw to the right of the image, pitch down, roll clockwise) and placed."""
+
     yaw: float = 0.0
     pitch: float = 0.0
     roll: float = 0.0
-    scale: float = 1.0
+    scale: float = _LIKE_A_CROP
     shift: tuple[float, float] = (0.0, 0.0)
-    expression_K: tuple[float, ...] = (0.0,) * 7
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is behind, on and before the face; None is absent.
+
+    `background` is a small uint8 grid (n, n, 3) of colours, blended where n is odd. `occluder` is the name of
+    one of `OCCLUDERS`, placed by `occluder_place`, eight numbers in [0, 1).
+    """
+
     background: np.ndarray = field(default_factory=lambda: np.full((1, 1, 3), 128, np.uint8))
     shirt: Colour = (120.0, 110.0, 100.0)
     beard: bool = False
-    glasses: str = ""
-    mask: Colour | None = None
     hat: Colour | None = None
-    occluders: tuple = ()
-    light: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    mask: Colour | None = None
+    glasses: Colour | None = None
+    dark_glasses: bool = False
+    occluder: str | None = None
+    occluder_colour: Colour = (0.0, 0.0, 0.0)
+    occluder_place: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Light:
+    """A lamp, the air and the film.
+
+    `direction` is a unit vector towards the lamp and `contrast` in [0, 1] its share of the light; `gain` is
+    the exposure of blue, green, red; `saturation` 0 is black and white; `shadow_depth` in [0, 1] is how much
+    light is missing on the far side of the line at `shadow_angle` and `shadow_offset` from the middle.
+    """
+
+    direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
     contrast: float = 0.0
-    exposure: Colour = (1.0, 1.0, 1.0)
-    shadow: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 0.0)
+    gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
     saturation: float = 1.0
-    haze: float = 0.0
+    shadow_depth: float = 0.0
+    shadow_angle: float = 0.0
+    shadow_offset: float = 0.0
+    shadow_softness: float = 1.0
+
+
+@dataclass(frozen=True)
+class Camera:
+    """`blur` and `noise` are deviations, in pixels and grey levels; `quality` in [0, 1] is the JPEG's."""
+
     blur: float = 0.0
     noise: float = 0.0
     noise_at: tuple[int, int] = (0, 0)
     quality: float = 1.0
 
 
-def random_colour(rng) -> Colour:
-    return tuple(rng.uniform(20, 235, 3).tolist())
+@dataclass(frozen=True)
+class Conditions:
+    """All that makes one image of a face unlike the next. `expression_K` weighs `EXPRESSIONS`."""
+
+    pose: Pose = Pose()
+    expression_K: tuple[float, ...] = (0.0,) * len(EXPRESSIONS)
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    light: Light = Light()
+    camera: Camera = Camera()
 
 
-import os, json
-K = dict(pose=1.0, shift=1.0, scale=1.0, expr=1.0, light=1.0, colour=1.0, cam=1.0, occ=1.0, wear=1.0)
-K.update(json.loads(os.environ.get("K", "{}")))
+NEUTRAL = Conditions()
 
 
 def draw_conditions(rng: np.random.Generator) -> Conditions:
-    u = rng.random(16).tolist()
-    n = rng.standard_normal(16).tolist()
-    angle = 2 * np.pi * u[0]
-    tilt = 0.9 * u[1] ** 0.5
-    level = 0.95 * np.exp(0.25 * K["light"] * n[0])
-    cast = np.exp(0.13 * K["colour"] * np.array(n[1:4]))
-    occluders = ()
-    if u[2] < 0.22 * K["occ"]:
-        occluders = (("patch", "hand", "strands")[int(u[2] / (0.22 * K["occ"]) * 3)], rng.random(8).tolist(), random_colour(rng))
-    e, w = K["expr"], K["wear"]
-    return Conditions(
-        yaw=0.5 * K["pose"] * (2 * u[3] - 1),
-        pitch=0.30 * K["pose"] * (2 * u[4] - 1),
-        roll=0.12 * K["pose"] * n[4],
-        scale=0.95 * (1 + 0.05 * K["scale"] * n[5]),
-        shift=(2.0 * K["shift"] * n[6], 2.0 * K["shift"] * n[7]),
-        expression_K=(0.9 * u[5] * e, max(0.0, 1.6 * u[6] - 0.7) * e, 0.5 * e * n[8], max(0.0, 0.6 * e * n[9]),
-                    min(1.0, max(-0.15, 0.3 * e * n[10])), 1.5 * e * n[11], 0.8 * e * n[12]),
-        background=rng.integers(10, 245, (int(2 + 5 * u[7]),) * 2 + (3,), dtype=np.uint8),
-        shirt=random_colour(rng),
-        beard=u[8] < 0.1 * w,
-        glasses="clear" if u[9] < 0.15 * w else "dark" if u[9] < 0.22 * w else "",
-        mask=random_colour(rng) if u[10] < 0.08 * w else None,
-        hat=random_colour(rng) if u[11] < 0.15 * w else None,
-        occluders=occluders,
-        light=(np.cos(angle) * tilt, np.sin(angle) * tilt, (1 - tilt * tilt) ** 0.5),
-        contrast=0.75 * u[12] * K["light"],
-        exposure=tuple((level * cast).tolist()),
-        shadow=(2 * np.pi * u[13], 20 * n[13], 3.0 + 8 * u[14], 0.55 * K["light"] * u[15] if n[14] > 0.4 else 0.0),
-        saturation=min(1.15, max(0.0, 0.9 + 0.35 * K["colour"] * n[15])),
-        haze=0.0,
-        blur=max(0.0, rng.normal(0.4, 0.6)) * K["cam"],
-        noise=abs(rng.normal(0, 7.0)) * K["cam"],
-        noise_at=tuple(rng.integers(0, 128, 2).tolist()),
+    """The conditions of one image, at random."""
+    return Conditions(_pose(rng), _expression(rng), _surroundings(rng), _light(rng), _camera(rng))
+
+
+def _pose(rng: np.random.Generator) -> Pose:
+    return Pose(
+        yaw=rng.uniform(-0.3, 0.3),
+        pitch=rng.uniform(-0.17, 0.17),
+        roll=rng.normal(0.0, 0.07),
+        scale=_LIKE_A_CROP * float(np.clip(rng.normal(1.0, 0.05), 0.8, 1.2)),
+        shift=(rng.normal(0.0, 3.5), rng.normal(0.0, 3.5)),
+    )
+
+
+def _expression(rng: np.random.Generator) -> tuple[float, ...]:
+    return (
+        rng.uniform(0.0, 0.6),
+        max(0.0, rng.uniform(-0.5, 0.6)),
+        rng.normal(0.0, 0.35),
+        max(0.0, rng.normal(0.0, 0.4)),
+        float(np.clip(rng.normal(0.0, 0.2), -0.15, 1.0)),
+        rng.normal(0.0, 1.0),
+        rng.normal(0.0, 0.6),
+    )
+
+
+def _surroundings(rng: np.random.Generator) -> Surroundings:
+    grid = int(rng.integers(2, 7))
+    kind = rng.random() / 0.05
+    return Surroundings(
+        background=rng.integers(10, 245, (grid, grid, 3), dtype=np.uint8),
+        shirt=_colour(rng),
+        beard=rng.random() < 0.04,
+        hat=_perhaps(rng, 0.04),
+        mask=_perhaps(rng, 0.03),
+        glasses=_perhaps(rng, 0.07),
+        dark_glasses=rng.random() < 0.25,
+        occluder=OCCLUDERS[int(kind * len(OCCLUDERS))] if kind < 1.0 else None,
+        occluder_colour=_colour(rng),
+        occluder_place=tuple(rng.random(8)),
+    )
+
+
+def _light(rng: np.random.Generator) -> Light:
+    angle, tilt = rng.uniform(0.0, 2.0 * math.pi), 0.9 * math.sqrt(rng.random())
+    level = 0.95 * math.exp(rng.normal(0.0, 0.12))
+    return Light(
+        direction=(math.cos(angle) * tilt, math.sin(angle) * tilt, math.sqrt(1.0 - tilt * tilt)),
+        contrast=rng.uniform(0.0, 0.35),
+        gain=tuple(level * np.exp(rng.normal(0.0, 0.04, 3))),
+        saturation=float(np.clip(rng.normal(0.93, 0.12), 0.0, 1.15)),
+        shadow_depth=rng.uniform(0.0, 0.3) if rng.random() < 0.35 else 0.0,
+        shadow_angle=rng.uniform(0.0, 2.0 * math.pi),
+        shadow_offset=rng.normal(0.0, 20.0),
+        shadow_softness=rng.uniform(3.0, 11.0),
+    )
+
+
+def _camera(rng: np.random.Generator) -> Camera:
+    return Camera(
+        blur=max(0.0, rng.normal(0.1, 0.2)),
+        noise=abs(rng.normal(0.0, 2.5)),
+        noise_at=(int(rng.integers(128)), int(rng.integers(128))),
         quality=rng.random(),
     )
+
+
+def _colour(rng: np.random.Generator) -> Colour:
+    return tuple(rng.uniform(20.0, 235.0, 3))
+
+
+def _perhaps(rng: np.random.Generator, chance: float) -> Colour | None:
+    colour = _colour(rng)
+    return colour if rng.random() < chance else None

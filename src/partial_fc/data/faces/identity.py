@@ -18,7 +18,7 @@ NUM_IDENTITIES = 1 << 24
 """Identities that one seed has; also the greatest label that a `float32` record header holds exactly."""
 
 MIN_DIFFERING_PARAMETERS = 12
-GAP = 0.25
+GAP = 0.3
 
 # Name: (value at 0, value at 1). Lengths in pixels of a 112×112 image, angles as slopes, colours in HSV
 # (hue in degrees, saturation and value in [0, 1]), the rest relative to what its name says.
@@ -80,7 +80,7 @@ _LOW_48, _HIGH_48 = np.array(list(RANGES.values())).T
 _MESSAGE_STEP = 0x9E3779  # odd, near 2**24 over the golden ratio: neighbours get unlike messages
 
 
-def _code_generator() -> np.ndarray:
+def code_generator() -> np.ndarray:
     """(24, 48) generator matrix: 24 cyclic shifts of the squares modulo 47, and a parity bit."""
     is_square_47 = np.zeros(47, np.uint8)
     is_square_47[[n * n % 47 for n in range(1, 47)]] = 1
@@ -88,7 +88,7 @@ def _code_generator() -> np.ndarray:
     return np.hstack([shifts, shifts.sum(axis=1, keepdims=True) % 2]).astype(np.uint8)
 
 
-_GENERATOR = _code_generator()
+_GENERATOR = code_generator()
 
 
 def identity_position(seed: int, index: int) -> np.ndarray:
@@ -112,6 +112,11 @@ def identity_position(seed: int, index: int) -> np.ndarray:
     return word * (1 + GAP) / 2 + inside * (1 - GAP) / 2
 
 
+def parameters_at(position: np.ndarray) -> Identity:
+    """The parameters of the face at a position (48,) in [0, 1]."""
+    return Identity(*(_LOW_48 + position * (_HIGH_48 - _LOW_48)).tolist())
+
+
 def identity_parameters(seed: int, index: int) -> Identity:
     """The parameters of identity `index` of the data set `seed` (see `identity_position`)."""
-    return Identity(*(_LOW_48 + identity_position(seed, index) * (_HIGH_48 - _LOW_48)).tolist())
+    return parameters_at(identity_position(seed, index))

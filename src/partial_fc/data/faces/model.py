@@ -1,347 +1,315 @@
-"""The face of one identity as flat coloured shapes in space.
+"""The face of an identity: its shapes in space, and what each expression does to them.
 
-Space is in pixels of a 112×112 image: x to the right, y down, z to the viewer, the origin in the middle
-of the head. A shape is a closed polygon. What the face can do (smile, open the mouth …) moves its points
-in a straight line, so that an expression is `points_P3 + weights_K · moves_KP3`: one product for the face.
+    corners(weights) = points_P3 + Σ_k weights_k · moves_KP2     (in x and y)
+
+so that posing a face is one small product. Lengths are those of `shapes.py`; a `side` is −1.0 for what is on
+the left of the image and 1.0 on the right.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from partial_fc.data.faces.identity import Identity
+from partial_fc.data.faces.shapes import (
+    ARC,
+    BUMP,
+    CIRCLE,
+    DOT,
+    FLAT_BUMP,
+    Colour,
+    Part,
+    ShapeList,
+    band,
+    hsv_to_bgr,
+    mirrored,
+    mix,
+    shade,
+    skull_depth,
+    smooth,
+    there_and_back,
+    xy,
+)
 
-EXPRESSIONS = ("smile", "open", "raise", "frown", "close", "gaze_x", "gaze_y")
-SIDES = (-1.0, 1.0)
-
-_ARC_9 = np.linspace(-1.0, 1.0, 9)
-_BUMP_9 = 1.0 - _ARC_9**2
-_FULL_BUMP_9 = 1.0 - _ARC_9**4
-_TURN_12 = np.linspace(0.0, 2 * np.pi, 12, endpoint=False)
-_CIRCLE_12 = np.stack([np.cos(_TURN_12), np.sin(_TURN_12)], axis=1)
-_TURN_10 = _TURN_12[:0]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One shape: its points' place in the model, its colour, and the layer that it is painted with."""
-
-    layer: str
-    start: int
-    stop: int
-    colour: tuple[float, float, float]
+_SIDES = (-1.0, 1.0)
+_SKULL_TOP = -46.0
+_BLACK: Colour = (12.0, 10.0, 10.0)
+_WHITE: Colour = (232.0, 238.0, 240.0)
+_ANY: Colour = (0.0, 0.0, 0.0)
+"""The colour of a part that the conditions of an image colour."""
 
 
 @dataclass(frozen=True)
 class FaceModel:
-    points_P3: np.ndarray
-    moves_KP3: np.ndarray
+    """A face, ready to be drawn any number of times.
+
+    `landmarks` (5, 3) are the eyes, the nose and the corners of the mouth, by which an image is cropped.
+    """
+
     parts: tuple[Part, ...]
+    points_P3: np.ndarray
+    moves_KP2: np.ndarray
     landmarks: np.ndarray
-    skin: tuple[float, float, float]
-    hair: tuple[float, float, float]
-
-
-def bgr(hue_degrees: float, saturation: float, value: float) -> tuple[float, float, float]:
-    """HSV (degrees, [0, 1], [0, 1]) to BGR in [0, 255]."""
-    sector = hue_degrees / 60.0
-    def channel(offset: float) -> float:
-        k = (offset + sector) % 6
-        return 255.0 * value * (1 - saturation * max(0.0, min(k, 4 - k, 1.0)))
-    return channel(1), channel(3), channel(5)
-
-
-def mix(a, b, share):
-    return tuple(x + (y - x) * share for x, y in zip(a, b))
-
-
-def shade(colour, factor):
-    return tuple(min(255.0, x * factor) for x in colour)
-
-
-def depth(x, y):
-    """z of the face's front, an ellipsoid."""
-    return 30.0 * np.sqrt(np.maximum(0.02, 1 - (np.asarray(x) / 39.0) ** 2 - (np.asarray(y) / 58.0) ** 2))
-
-
-def _spline_matrix(controls: int, points_per_control: int) -> np.ndarray:
-    """Closed Catmull-Rom spline through its control points, as a matrix."""
-    n = controls * points_per_control
-    matrix = np.zeros((n, controls))
-    for row in range(n):
-        c, t = row // points_per_control, (row % points_per_control) / points_per_control
-        weights = (-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -t**2 + t**3)
-        for k, w in enumerate(weights):
-            matrix[row, (c + k - 1) % controls] += w / 2
-    return matrix
-
-
-_SPLINE = {n: _spline_matrix(n, 3) for n in (6, 8, 10, 12, 14, 16)}
-
-
-class _Builder:
-    def __init__(self):
-        self.points, self.moves, self.parts, self.count = [], [], [], 0
-
-    def add(self, layer, xy, z, colour, moves=None):
-        n = len(xy)
-        points = np.empty((n, 3))
-        points[:, :2] = xy
-        points[:, 2] = z
-        move = np.zeros((len(EXPRESSIONS), n, 3))
-        for name, dxy in (moves or {}).items():
-            move[EXPRESSIONS.index(name), :, :2] = dxy
-        self.points.append(points)
-        self.moves.append(move)
-        self.parts.append(Part(layer, self.count, self.count + n, tuple(colour)))
-        self.count += n
-
-
-def _xy(x, y):
-    return np.stack([np.broadcast_to(x, np.shape(y)), y], axis=1)
-
-
-def _loop(x, top, bottom):
-    """Closed shape between two curves over the same x."""
-    return np.concatenate([np.stack([x, top], 1), np.stack([x, bottom], 1)[::-1]])
-
-
-def _outline(p: Identity, grow=0.0):
-    w = p.face_width + grow
-    chin = p.chin_length
-    right = np.array([
-        (0.0, -46.0 - grow),
-        (0.62 * w * p.forehead_width, -41.0 - grow),
-        (w * p.forehead_width, -24.0),
-        (w, -4.0),
-        (w * p.cheek_width, 10.0),
-        (w * p.jaw_width, 0.60 * chin),
-        (w * p.chin_width * 1.15, 0.93 * chin + grow),
-    ])
-    left = right[1:][::-1] * (-1, 1)
-    return np.concatenate([right, [(0.0, chin + grow)], left])
-
-
-def _open_moves(xy, chin):
-    lower = np.clip((xy[:, 1] - 10.0) / (chin - 10.0), 0.0, 1.2)
-    return np.stack([np.zeros(len(xy)), 4.5 * lower], 1)
+    skin: Colour
+    hair: Colour
 
 
 def build_face(p: Identity, marks: np.random.Generator) -> FaceModel:
-    b = _Builder()
-    skin = bgr(p.skin_hue, 0.62 - 0.36 * p.skin_value, p.skin_value)
-    hair = bgr(p.hair_hue, 0.8 - 0.25 * p.hair_value, p.hair_value)
-    dark = shade(skin, 0.72)
-    _hair_back(b, p, hair)
-    _neck(b, p, skin)
-    _ears(b, p, skin)
-    _head(b, p, skin, hair)
-    _cheeks(b, p, skin, marks)
-    _nose(b, p, skin)
-    _mouth(b, p, skin)
-    _eyes(b, p, skin)
-    _brows(b, p, hair)
-    _glasses(b, p)
-    _hair_front(b, p, hair)
-    _mask(b, p)
-    _hat(b, p)
-    landmarks = np.array([(-p.eye_distance, p.eye_height), (p.eye_distance, p.eye_height), (0, p.eye_height + p.nose_length),
-                          (-p.mouth_width, p.mouth_height), (p.mouth_width, p.mouth_height)])
-    landmarks = np.concatenate([landmarks, depth(landmarks[:, 0], landmarks[:, 1])[:, None]], 1)
-    landmarks[2, 2] += 8
-    return FaceModel(np.concatenate(b.points), np.concatenate(b.moves, axis=1), tuple(b.parts), landmarks, skin, hair)
+    """The face with the parameters `p`; `marks` says where its freckles and scar are."""
+    shapes = ShapeList()
+    skin = hsv_to_bgr(p.skin_hue, 0.62 - 0.36 * p.skin_value, p.skin_value)
+    hair = hsv_to_bgr(p.hair_hue, 0.8 - 0.25 * p.hair_value, p.hair_value)
+    _hair_behind(shapes, p, hair)
+    _neck(shapes, p, skin)
+    _ears(shapes, p, skin)
+    _head(shapes, p, skin, hair)
+    _cheeks(shapes, p, skin)
+    _marks(shapes, p, skin, marks)
+    _nose(shapes, p, skin)
+    _mouth(shapes, p, skin)
+    _eyes(shapes, p, skin)
+    _brows(shapes, p, hair)
+    _glasses(shapes, p)
+    _mask(shapes, p)
+    _hair(shapes, p, hair)
+    _hat(shapes, p)
+    return FaceModel(tuple(shapes.parts), shapes.points_P3(), shapes.moves_KP2(), _landmarks(p), skin, hair)
 
 
-def _hair_back(b, p, hair):
-    w = p.face_width + p.hair_volume * 0.9
-    top = -47.0 - p.hair_volume
-    end = p.hair_length
-    right = np.array([(0.0, top), (0.66 * w, top + 5.0), (w, -22.0), (w * 1.02, min(-2.0, end)),
-                      (w * (1.0 + 0.06 * (end > 20)), max(end * 0.5, end - 14)), (0.8 * w, end + 2), ])
-    xy = _SPLINE[12] @ np.concatenate([right, [(0.0, end + 3.0)], right[1:][::-1] * (-1, 1)])
-    b.add("hair", xy, -14.0, shade(hair, 0.72))
+def _landmarks(p: Identity) -> np.ndarray:
+    x = np.array([-p.eye_distance, p.eye_distance, 0.0, -p.mouth_width, p.mouth_width])
+    y = np.array([p.eye_height, p.eye_height, p.eye_height + p.nose_length, p.mouth_height, p.mouth_height])
+    return np.column_stack([x, y, skull_depth(x, y) + np.array([0.0, 0.0, 8.0, 3.0, 3.0])])
 
 
-def _neck(b, p, skin):
-    w = 0.5 * p.face_width * (0.7 + 0.4 * p.jaw_width)
-    y = np.array([20.0, 50.0, 58.0, 90.0, 90.0, 58.0, 50.0, 20.0])
-    x = np.array([1, 1, 1.25, 2.0, -2.0, -1.25, -1, -1]) * w
-    b.add("neck", _xy(x, y), -16.0, shade(skin, 0.7))
-    y = np.array([60.0, 66.0, 62.0, 66.0, 75.0, 120.0, 120.0, 75.0, 66.0, 62.0])
-    x = np.array([-0.5, 0, 0.5, 1.4, 2.6, 3.4, -3.4, -2.6, -1.4, -0.5]) * w
-    b.add("shirt", _xy(x, y), -16.0, (90, 90, 90))
+def _hair_behind(shapes: ShapeList, p: Identity, hair: Colour) -> None:
+    width, end = p.face_width + 0.9 * p.hair_volume, p.hair_length
+    right = np.array(
+        [
+            (0.0, _SKULL_TOP - p.hair_volume),
+            (0.66 * width, _SKULL_TOP + 5.0 - p.hair_volume),
+            (width, -22.0),
+            (1.02 * width, min(-2.0, end)),
+            (1.04 * width, max(0.5 * end, end - 14.0)),
+            (0.8 * width, end + 2.0),
+            (0.0, end + 3.0),
+        ]
+    )
+    shapes.add("face", smooth(mirrored(right)), -14.0, shade(hair, 0.72))
 
 
-def _ears(b, p, skin):
-    for side in SIDES:
-        x0, y0 = side * (p.face_width + p.ear_out * 0.35), p.eye_height + 7.0
-        for part, factor in (("skin", 1.0), ("inner", 0.58)):
-            e = _CIRCLE_12 * (2.5 + p.ear_out, p.ear_size) * factor
-            e[:, 0] += side * 0.12 * -e[:, 1]
-            b.add("ear", e + (x0, y0), -12.0, shade(skin, 0.94 if part == "skin" else 0.7))
+def _neck(shapes: ShapeList, p: Identity, skin: Colour) -> None:
+    width = 0.5 * p.face_width * (0.7 + 0.4 * p.jaw_width)
+    neck = [(0.0, 20.0), (1.0, 20.0), (1.0, 50.0), (1.25, 58.0), (2.0, 90.0), (0.0, 90.0)]
+    shirt = [(0.0, 66.0), (0.5, 61.0), (1.4, 64.0), (2.6, 72.0), (3.4, 120.0), (0.0, 120.0)]
+    shapes.add("face", mirrored(np.array(neck)) * (width, 1.0), -16.0, shade(skin, 0.7))
+    shapes.add("shirt", mirrored(np.array(shirt)) * (width, 1.0), -16.0, _ANY)
 
 
-def _head(b, p, skin, hair):
-    xy = _SPLINE[14] @ _outline(p)
-    z = np.clip((xy[:, 1] + 4) * 0.4, 0, 16)
-    moves = {"open": _open_moves(xy, p.chin_length)}
-    b.add("head", xy, z, skin, moves)
-    # beard: jaw line and mouth field
-    c = p.chin_length
-    w = p.face_width
-    right = np.array([(0.0, p.mouth_height - 7.0), (p.mouth_width + 3, p.mouth_height - 4), (0.9 * w * p.cheek_width, 6.0), (w * p.jaw_width, 0.60 * c), (w * p.chin_width * 1.15, 0.93 * c)])
-    xy = _SPLINE[10] @ np.concatenate([right, [(0.0, c)], right[1:][::-1] * (-1, 1)])[:10]
-    b.add("beard", xy, np.clip((xy[:, 1] + 4) * 0.4, 0, 16), mix(skin, hair, 0.6), {"open": _open_moves(xy, c)})
+def _ears(shapes: ShapeList, p: Identity, skin: Colour) -> None:
+    for side in _SIDES:
+        middle = (side * (p.face_width + 0.35 * p.ear_out), p.eye_height + 7.0)
+        ear = CIRCLE * (2.5 + p.ear_out, p.ear_size)
+        ear[:, 0] -= 0.12 * side * ear[:, 1]
+        shapes.add("face", ear + middle, -12.0, shade(skin, 0.94))
+        shapes.add("face", 0.58 * ear + middle, -12.0, shade(skin, 0.7))
 
 
-def _cheeks(b, p, skin, marks):
-    red = mix(skin, (70, 60, 220), p.blush)
-    for side in SIDES:
-        xy = _CIRCLE_12 * (6.5, 5.0) + (side * 0.62 * p.face_width, 14.0)
-        b.add("face", xy, depth(xy[:, 0], xy[:, 1]), red, {"smile": np.array([[side, -2.0]])})
-    for side in SIDES:
-        t = np.linspace(0, 1, 6)
-        x = side * (p.nose_width + 3 + (p.mouth_width - p.nose_width + 4) * t**1.3)
-        y = p.eye_height + p.nose_length - 3 + (p.mouth_height - p.eye_height - p.nose_length + 7) * t
-        thick = 1.3 * np.sin(np.pi * np.clip(t, .05, .95))
-        xy = np.concatenate([np.stack([x - thick, y], 1), np.stack([x + thick, y], 1)[::-1]])
-        b.add("face", xy, depth(xy[:, 0], xy[:, 1]), shade(skin, 1 - p.fold_depth), {"smile": np.array([[side * 2.0, -1.0]])})
-    for _ in range(int(p.freckles)):
-        x, y = marks.uniform(-0.7, 0.7) * p.face_width, marks.uniform(3, 20)
-        size = 0.9
-        xy = _CIRCLE_12[::3] * size + (x, y)
-        b.add("face", xy, depth(x, y), mix(skin, (40, 70, 120), 0.45))
-    x, y = p.mole_x * 0.8 * p.face_width, -22 + p.mole_y * 52
-    b.add("face", _CIRCLE_12[::2] * 2.0 + (x, y), depth(x, y), shade(skin, 0.28))
+def _head(shapes: ShapeList, p: Identity, skin: Colour, hair: Colour) -> None:
+    width, chin = p.face_width, p.chin_length
+    jaw = [(width * p.jaw_width, 0.6 * chin), (1.15 * width * p.chin_width, 0.93 * chin), (0.0, chin)]
+    head = [
+        (0.0, _SKULL_TOP),
+        (0.62 * width * p.forehead_width, _SKULL_TOP + 5.0),
+        (width * p.forehead_width, -24.0),
+        (width, -4.0),
+        (width * p.cheek_width, 10.0),
+        *jaw,
+    ]
+    beard = [
+        (0.0, p.mouth_height - 7.0),
+        (p.mouth_width + 3.0, p.mouth_height - 4.0),
+        (0.9 * width * p.cheek_width, 6.0),
+        *jaw,
+    ]
+    for layer, outline, colour in (("face", head, skin), ("beard", beard, mix(skin, hair, 0.6))):
+        corners = smooth(mirrored(np.array(outline)))
+        y = corners[:, 1]
+        z = np.clip(0.4 * y + 1.6, 0.0, 16.0)
+        lowered = 4.5 * np.clip((y - 10.0) / (chin - 10.0), 0.0, 1.2)
+        shapes.add(layer, corners, z, colour, {"open_mouth": xy(0.0, lowered)})
 
 
-def _nose(b, p, skin):
+def _cheeks(shapes: ShapeList, p: Identity, skin: Colour) -> None:
+    red = mix(skin, (70.0, 60.0, 220.0), p.blush)
+    nose_end = p.eye_height + p.nose_length
+    down = np.linspace(0.0, 1.0, 6)
+    across = p.nose_width + 3.0 + (p.mouth_width - p.nose_width + 4.0) * down**1.3
+    fold_y = nose_end - 3.0 + (p.mouth_height - nose_end + 7.0) * down
+    half = 1.3 * np.sin(np.pi * np.clip(down, 0.05, 0.95))
+    shadow = shade(skin, 1.0 - p.fold_depth)
+    for side in _SIDES:
+        cheek = CIRCLE * (6.5, 5.0) + (side * 0.62 * p.face_width, 14.0)
+        shapes.add("face", cheek, skull_depth(*cheek.T), red, {"smile": (side, -2.0)})
+        fold = there_and_back(xy(side * across - half, fold_y), xy(side * across + half, fold_y))
+        shapes.add("face", fold, skull_depth(*fold.T), shadow, {"smile": (2.0 * side, -1.0)})
+
+
+def _marks(shapes: ShapeList, p: Identity, skin: Colour, marks: np.random.Generator) -> None:
+    places = marks.uniform((-0.7, 3.0), (0.7, 20.0), (int(p.freckles), 2)) * (p.face_width, 1.0)
+    freckle = mix(skin, (40.0, 70.0, 120.0), 0.45)
+    for place in places:
+        shapes.add("face", 0.9 * CIRCLE[::3] + place, skull_depth(*place), freckle)
+    mole = DOT * 2.0 + (0.8 * p.mole_x * p.face_width, -22.0 + 52.0 * p.mole_y)
+    shapes.add("face", mole, skull_depth(*mole.T), shade(skin, 0.28))
+    if marks.random() < 0.3:
+        angle = marks.uniform(0.0, np.pi)
+        middle = marks.uniform((-0.6, -25.0), (0.6, 25.0)) * (p.face_width, 1.0)
+        along = np.array([np.cos(angle), np.sin(angle)])
+        thick = np.array([-along[1], along[0]])
+        scar = np.stack([-6.0 * along, thick, 6.0 * along, -thick]) + middle
+        shapes.add("face", scar, skull_depth(*scar.T), mix(skin, (150.0, 140.0, 235.0), 0.6))
+
+
+def _nose(shapes: ShapeList, p: Identity, skin: Colour) -> None:
     top, tip = p.eye_height - 1.0, p.eye_height + p.nose_length
-    nw, bw = p.nose_width, p.nose_bridge
-    z_tip = depth(0.0, tip) + 9.0
-    for side, factor in ((-1, 0.86), (1, 0.9)):
-        xy = np.array([(bw * 0.4, top), (bw, top + 3), (bw * 1.2, tip - 8), (nw, tip - 2.0), (nw * 0.8, tip + 1.5), (0.35 * nw, tip + 1), (0.3 * bw, tip - 6)]) * (side, 1)
-        z = depth(xy[:, 0], xy[:, 1]) + np.array([1, 2, 4, 2, 3, 6, 7])
-        b.add("face", xy, z, shade(skin, factor), {"smile": np.array([[side * 0.6, -0.6]])})
-    xy = _CIRCLE_12 * (0.45 * nw + 0.6, p.nose_tip * 0.75) + (0, tip - p.nose_tip * 0.45)
-    b.add("face", xy, z_tip, shade(skin, 1.1), {"smile": np.array([[0, -0.6]])})
-    for side in SIDES:
-        xy = _CIRCLE_12[::2] * (p.nostrils, p.nostrils * 0.7) + (side * nw * 0.55, tip + 0.8)
-        b.add("face", xy, z_tip - 4, shade(skin, 0.38), {"smile": np.array([[side * 0.6, -0.6]])})
+    wing, bridge = p.nose_width, p.nose_bridge
+    half = np.array(
+        [
+            (0.4 * bridge, top),
+            (bridge, top + 3.0),
+            (1.2 * bridge, tip - 8.0),
+            (wing, tip - 2.0),
+            (0.8 * wing, tip + 1.5),
+            (0.35 * wing, tip + 1.0),
+            (0.3 * bridge, tip - 6.0),
+        ]
+    )
+    lift = np.array([1.0, 2.0, 4.0, 2.0, 3.0, 6.0, 7.0])
+    tip_z = float(skull_depth(0.0, tip)) + 9.0
+    for side, factor in zip(_SIDES, (0.86, 0.9), strict=True):
+        flank = half * (side, 1.0)
+        z = skull_depth(*flank.T) + lift
+        shapes.add("face", flank, z, shade(skin, factor), {"smile": (0.6 * side, -0.6)})
+    ball = CIRCLE * (0.45 * wing + 0.6, 0.75 * p.nose_tip) + (0.0, tip - 0.45 * p.nose_tip)
+    shapes.add("face", ball, tip_z, shade(skin, 1.1), {"smile": (0.0, -0.6)})
+    for side in _SIDES:
+        nostril = DOT * (p.nostrils, 0.7 * p.nostrils) + (0.55 * side * wing, tip + 0.8)
+        shapes.add("face", nostril, tip_z - 4.0, shade(skin, 0.38), {"smile": (0.6 * side, -0.6)})
 
 
-def _mouth(b, p, skin):
-    t = _ARC_9
-    x = p.mouth_width * t
-    mid = p.mouth_height + p.mouth_tilt * (t**2 - 0.4)
-    corner = {"x": 3.0 * t, "y": -4.5 * t**2 + 1.0}
-    lip = mix(shade(skin, 0.72), (95, 80, 205), p.lip_redness * 0.75)
-    bow = 1 - 0.35 * np.exp(-(t / 0.16) ** 2)
-    top = mid - p.upper_lip * _BUMP_9**0.7 * bow
-    bottom = mid + p.lower_lip * _BUMP_9**0.7
-    smile = np.stack([corner["x"], corner["y"]], 1)
-    up = np.stack([0 * t, -1.8 * _BUMP_9], 1)
-    down = np.stack([0 * t, 8.0 * _BUMP_9], 1)
-    both = lambda a, c: np.concatenate([a, c[::-1]])
-    z = depth(x, mid) + 3.0
-    zz = np.concatenate([z, z[::-1]])
-    b.add("face", _loop(x, mid, mid + 0.01), zz, (40, 25, 70), {"smile": both(smile, smile), "open": both(up, down)})
-    b.add("face", _loop(0.8 * x, mid, mid + 0.02), zz, (225, 235, 240), {"smile": both(0.8 * smile, 0.8 * smile), "open": both(up, up + np.stack([0 * t, 3.0 * _BUMP_9], 1))})
-    thin = np.stack([0 * t, 0.25 * (mid - top)], 1)
-    b.add("face", _loop(x, top, mid), zz, shade(lip, 0.9), {"smile": both(smile + thin, smile), "open": both(up, up)})
-    b.add("face", _loop(x, mid, bottom), zz, lip, {"smile": both(smile, smile - thin), "open": both(down, down)})
-    edge = 0.45 * _FULL_BUMP_9
-    b.add("face", _loop(x, mid - edge, mid + edge), zz, shade(lip, 0.45), {"smile": both(smile, smile), "open": both(up, up)})
+def _mouth(shapes: ShapeList, p: Identity, skin: Colour) -> None:
+    x = p.mouth_width * ARC
+    middle = p.mouth_height + p.mouth_tilt * (ARC**2 - 0.4)
+    cupids_bow = 1.0 - 0.35 * np.exp(-((ARC / 0.16) ** 2))
+    top = middle - p.upper_lip * BUMP**0.7 * cupids_bow
+    bottom = middle + p.lower_lip * BUMP**0.7
+    edge = 0.45 * FLAT_BUMP
+    lip = mix(shade(skin, 0.72), (95.0, 80.0, 205.0), 0.75 * p.lip_redness)
+    z = np.tile(skull_depth(x, middle) + 3.0, 2)
+
+    smile, thinner = xy(3.0 * ARC, 1.0 - 4.5 * ARC**2), xy(0.0, 0.25 * (middle - top))
+    up, down, teeth = xy(0.0, -1.8 * BUMP), xy(0.0, 8.0 * BUMP), xy(0.0, 1.2 * BUMP)
+
+    def add(corners: np.ndarray, colour: Colour, smiles: tuple, opens: tuple) -> None:
+        moves = {"smile": there_and_back(*smiles), "open_mouth": there_and_back(*opens)}
+        shapes.add("face", corners, z, colour, moves)
+
+    add(band(x, middle, middle), (40.0, 25.0, 70.0), (smile, smile), (up, down))
+    add(band(0.8 * x, middle, middle), _WHITE, (0.8 * smile, 0.8 * smile), (up, teeth))
+    add(band(x, top, middle), shade(lip, 0.9), (smile + thinner, smile), (up, up))
+    add(band(x, middle, bottom), lip, (smile, smile - thinner), (down, down))
+    add(band(x, middle - edge, middle + edge), shade(lip, 0.45), (smile, smile), (up, up))
 
 
-def _eyes(b, p, skin):
-    iris = bgr(p.iris_hue, 0.65, p.iris_value)
-    for side in SIDES:
-        ex, ey, w, h = side * p.eye_distance, p.eye_height, p.eye_width, p.eye_opening
-        t = _ARC_9
-        x = ex + w * t
-        slope = -side * p.eye_tilt * w * t
-        upper = ey + slope - h * _BUMP_9
-        lower = ey + slope + 0.62 * h * _BUMP_9
-        z = depth(x, ey + 0 * x)
-        zz = np.concatenate([z, z])
-        still = np.zeros((9, 2))
-        shut = np.stack([0 * t, 1.55 * h * _BUMP_9], 1)
-        both = lambda a, c: np.concatenate([a, c[::-1]])
-        b.add("face", _loop(x, upper, lower), zz, (232, 238, 240), {"close": both(shut, still)})
-        gaze = {"gaze_x": np.array([[1.0, 0.0]]), "gaze_y": np.array([[0.0, 1.0]])}
-        iy = ey - 0.15 * h
-        b.add("face", _CIRCLE_12 * p.iris_size + (ex, iy), z[4], iris, gaze)
-        b.add("face", _CIRCLE_12[::2] * (0.45 * p.iris_size) + (ex, iy), z[4], (12, 10, 10), gaze)
-        b.add("face", _CIRCLE_12[::3] * 1.0 + (ex - 1.4, iy - 1.6), z[4], (250, 250, 250), gaze)
-        cover = ey + slope - (h + 4.0) * _FULL_BUMP_9
-        b.add("face", _loop(x, cover, upper), zz, shade(skin, 0.98 - p.eyelid_shadow), {"close": both(still, shut)})
-        under = ey + slope + (0.62 * h + max(2.5, p.iris_size - 0.5 * h + 1.0)) * _FULL_BUMP_9
-        b.add("face", _loop(x, lower, under), zz, shade(skin, 0.93))
-        lash = p.lash_thickness * (0.35 + 0.65 * _FULL_BUMP_9)
-        b.add("face", _loop(x, upper - lash, upper + 0.3), zz, shade(skin, 0.22), {"close": both(shut, shut)})
+def _eyes(shapes: ShapeList, p: Identity, skin: Colour) -> None:
+    """Eye white, iris and pupil, then the lids, which hide what of the iris is outside the eye."""
+    iris = hsv_to_bgr(p.iris_hue, 0.65, p.iris_value)
+    opening, below = p.eye_opening, 0.62 * p.eye_opening
+    shut, still = xy(0.0, 1.55 * opening * BUMP), np.zeros((len(ARC), 2))
+    look = {"look_right": (1.0, 0.0), "look_down": (0.0, 1.0)}
+    lash = p.lash_thickness * (0.35 + 0.65 * FLAT_BUMP)
+    lower_lid = below + max(2.5, p.iris_size - 0.5 * opening + 1.0)
+    for side in _SIDES:
+        x = side * p.eye_distance + p.eye_width * ARC
+        axis = p.eye_height - side * p.eye_tilt * p.eye_width * ARC
+        upper, lower = axis - opening * BUMP, axis + below * BUMP
+        depth = skull_depth(x, p.eye_height)
+        z, middle_z = np.tile(depth, 2), depth[len(ARC) // 2]
+        middle = np.array([side * p.eye_distance, p.eye_height - 0.15 * opening])
+        shapes.add("face", band(x, upper, lower), z, _WHITE, {"close_eyes": there_and_back(shut, still)})
+        shapes.add("face", p.iris_size * CIRCLE + middle, middle_z, iris, look)
+        shapes.add("face", 0.45 * p.iris_size * DOT + middle, middle_z, _BLACK, look)
+        shapes.add("face", CIRCLE[::3] + middle - (1.4, 1.6), middle_z, (250.0, 250.0, 250.0), look)
+        shapes.add(
+            "face",
+            band(x, axis - (opening + 4.0) * FLAT_BUMP, upper),
+            z,
+            shade(skin, 0.98 - p.eyelid_shadow),
+            {"close_eyes": there_and_back(still, shut)},
+        )
+        shapes.add("face", band(x, lower, axis + lower_lid * FLAT_BUMP), z, shade(skin, 0.93))
+        lashes = band(x, upper - lash, upper + 0.3)
+        shapes.add("face", lashes, z, shade(skin, 0.22), {"close_eyes": there_and_back(shut, shut)})
 
 
-def _brows(b, p, hair):
-    colour = shade(mix(hair, (20, 25, 35), 0.35), p.brow_value)
-    for side in SIDES:
-        t = np.linspace(-1, 1, 7)
-        x = side * (p.eye_distance + 0.5 + p.brow_length * t)
-        y = p.eye_height - p.brow_height - p.brow_tilt * p.brow_length * t - p.brow_arch * (1 - (t - 0.3) ** 2)
-        thick = 0.5 * p.brow_thickness * (1 - 0.55 * np.clip(t, 0, 1)) 
-        xy = np.concatenate([np.stack([x, y - thick], 1), np.stack([x, y + thick], 1)[::-1]])
-        inner = np.clip(-t, 0, 1)
-        frown = np.stack([-side * 2.0 * inner, 4.0 * inner + 0.5], 1)
-        b.add("face", xy, depth(xy[:, 0], xy[:, 1]) + 1.5, colour,
-              {"raise": np.array([[0, -4.5]]), "frown": np.concatenate([frown, frown[::-1]])})
+def _brows(shapes: ShapeList, p: Identity, hair: Colour) -> None:
+    outward = np.linspace(-1.0, 1.0, 7)
+    distance = p.eye_distance + 0.5 + p.brow_length * outward
+    y = p.eye_height - p.brow_height - p.brow_tilt * p.brow_length * outward
+    y -= p.brow_arch * (1.0 - (outward - 0.3) ** 2)
+    half = 0.5 * p.brow_thickness * (1.0 - 0.55 * np.clip(outward, 0.0, 1.0))
+    inner = np.clip(-outward, 0.0, 1.0)
+    colour = shade(mix(hair, (20.0, 25.0, 35.0), 0.35), p.brow_value)
+    for side in _SIDES:
+        brow = band(side * distance, y - half, y + half)
+        frown = xy(-2.0 * side * inner, 4.0 * inner + 0.5)
+        moves = {"raise_brows": (0.0, -4.5), "frown": there_and_back(frown, frown)}
+        shapes.add("face", brow, skull_depth(*brow.T) + 1.5, colour, moves)
 
 
-def _glasses(b, p):
-    for side in SIDES:
-        ring = _CIRCLE_12 * (p.eye_width * 0.6 + 6.0, 9.0)
-        ring = np.sign(ring) * np.abs(ring) ** 0.8 * (1.0 * np.array([16.0, 9.0]) ** 0.2) * (0.8, 1.0)
-        centre = (side * (p.eye_distance + 0.5), p.eye_height + 1.0)
-        for factor, layer in ((1.0, "lens"), (0.86, "lens_inside")):
-            b.add(layer, ring * factor + centre, 36.0, (30, 30, 30))
-    y = p.eye_height - 1.0
-    b.add("bridge", np.array([(-5.0, y - 1), (5.0, y - 1), (5.0, y + 1), (-5.0, y + 1)]), 38.0, (30, 30, 30))
+def _glasses(shapes: ShapeList, p: Identity) -> None:
+    lens = np.sign(CIRCLE) * np.abs(CIRCLE) ** 0.8 * (0.6 * p.eye_width + 6.5, 9.0)
+    outer = np.concatenate([lens, lens[:1]])
+    rim = there_and_back(outer, 0.84 * outer)
+    for side in _SIDES:
+        middle = (side * (p.eye_distance + 0.5), p.eye_height + 1.0)
+        shapes.add("dark_lens", lens + middle, 33.0, (30.0, 30.0, 30.0))
+        shapes.add("frame", rim + middle, 33.0, _ANY)
+    bridge = np.array([(-5.0, -2.0), (5.0, -2.0), (5.0, 0.0), (-5.0, 0.0)]) + (0.0, p.eye_height)
+    shapes.add("frame", bridge, 35.0, _ANY)
 
 
-def _hair_front(b, p, hair):
-    w = p.face_width
-    top = -47.0 - p.hair_volume
-    t = np.linspace(1.0, -1.0, 9)
-    line = p.hair_line + 9.0 * np.abs(t - p.hair_part) ** 1.3
-    line = np.minimum(line, p.eye_height - 5.0 - 0.5 * p.brow_height) + 22.0 * np.abs(t) ** 7
-    hairline = np.stack([t * 0.97 * w * p.forehead_width, line], 1)
-    arch_w = w + 0.8 * p.hair_volume
-    a = np.linspace(np.pi, 0, 9)
-    arch = np.stack([arch_w * np.cos(a), -14 + (top + 14) * np.sin(a) ** 0.8], 1)
-    xy = np.concatenate([arch, hairline])
-    z = np.concatenate([np.full(9, -6.0), 0.75 * depth(hairline[:, 0], hairline[:, 1])])
-    b.add("hair", xy, z, hair)
-    x0, y0 = p.hair_part * 0.9 * w, p.hair_line
-    xy = np.array([(x0 - 0.6, y0 - 1), (x0 * 0.75 - 0.7, y0 - 10), (x0 * 0.6, y0 - 16), (x0 * 0.75 + 0.7, y0 - 10), (x0 + 0.6, y0 - 1)])
-    b.add("hair", xy, 18.0, shade(hair, 0.65))
+def _mask(shapes: ShapeList, p: Identity) -> None:
+    width, chin, across = p.face_width, p.chin_length, ARC[::-1]
+    top = xy(width * across, p.eye_height + 0.45 * p.nose_length + 4.0 * across**2)
+    bottom = np.array([(-0.9, 0.7), (-0.4, 1.06), (0.0, 1.1), (0.4, 1.06), (0.9, 0.7)]) * (width, chin)
+    z = np.concatenate([skull_depth(*top.T) + 4.0 * BUMP, np.full(len(bottom), 18.0)])
+    shapes.add("mask", np.concatenate([top, bottom]), z, _ANY)
 
 
-def _mask(b, p):
-    w, c = p.face_width, p.chin_length
-    t = np.linspace(1, -1, 7)
-    top = np.stack([w * t, p.eye_height + 0.45 * p.nose_length + 4 * t**2], 1)
-    bottom = np.array([(-0.9 * w, 0.7 * c), (-0.4 * w, c + 3), (0, c + 4), (0.4 * w, c + 3), (0.9 * w, 0.7 * c)])
-    xy = np.concatenate([top, bottom])
-    b.add("mask", xy, np.concatenate([depth(top[:, 0], top[:, 1]) + 4 * (1 - t**2), np.full(5, 18.0)]), (200, 200, 200))
+def _hair(shapes: ShapeList, p: Identity, hair: Colour) -> None:
+    width, crown = p.face_width, _SKULL_TOP - p.hair_volume
+    turn = np.linspace(np.pi, 0.0, 9)
+    top = xy((width + 0.8 * p.hair_volume) * np.cos(turn), -14.0 + (crown + 13.0) * np.sin(turn) ** 0.8)
+    across = ARC[::-1]
+    line = p.hair_line + 9.0 * np.abs(across - p.hair_part) ** 1.3
+    line = np.minimum(line, p.eye_height - 0.5 * p.brow_height - 5.0) + 22.0 * np.abs(across) ** 7
+    hairline = xy(0.97 * width * p.forehead_width * across, line)
+    z = np.concatenate([np.full(len(top), -6.0), 0.75 * skull_depth(*hairline.T)])
+    shapes.add("face", np.concatenate([top, hairline]), z, hair)
+    x = 0.9 * p.hair_part * width
+    line_y = np.array([0.0, -9.0, -15.0, -9.0, 0.0]) + p.hair_line
+    line_x = np.array([x - 0.6, 0.75 * x - 0.7, 0.6 * x, 0.75 * x + 0.7, x + 0.6])
+    shapes.add("face", xy(line_x, line_y), 16.0, shade(hair, 0.65))
 
 
-def _hat(b, p):
-    w = p.face_width + 0.8 * p.hair_volume + 1.5
-    top = -50.0 - p.hair_volume
-    a = np.linspace(np.pi, 0, 9)
-    arch = np.stack([w * np.cos(a), -22 + (top + 22) * np.sin(a) ** 0.7], 1)
-    t = np.linspace(1, -1, 7)
-    brim = np.stack([w * t, -22 - 6 * (1 - t**2)], 1)
-    b.add("hat", np.concatenate([arch, brim]), np.concatenate([np.zeros(9), 0.9 * depth(brim[:, 0], brim[:, 1])]), (80, 80, 80))
+def _hat(shapes: ShapeList, p: Identity) -> None:
+    width = p.face_width + 0.8 * p.hair_volume + 1.5
+    turn = np.linspace(np.pi, 0.0, 9)
+    top = xy(width * np.cos(turn), -22.0 - (28.0 + p.hair_volume) * np.sin(turn) ** 0.7)
+    brim = xy(width * ARC[::-1], -22.0 - 6.0 * BUMP)
+    z = np.concatenate([np.zeros(len(top)), 0.9 * skull_depth(*brim.T)])
+    shapes.add("hat", np.concatenate([top, brim]), z, _ANY)

@@ -1,37 +1,66 @@
 """The element-wise work on a block of classes, behind one interface.
 
-Legend: N embeddings of the global batch, B classes of a block, D embedding size; s the scale of the logits.
-Everything is float32 and in place; the two forms (NDArray operations, C) compute the same.
+Legend: N embeddings of the global batch, B classes of a block, S sampled classes of a rank, D embedding size.
+Logits are float32 and changed in place. The two forms (NDArray operations, C) compute the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import mxnet as mx
 import numpy as np
+
+from partial_fc.head.row_store import RowStore
 
 # Stands for −∞ at a target's own entry while the margin is not known: exp() of it is 0, and 0 times it is 0.
 MASKED_LOGIT = -1e30
 
 
 @dataclass(frozen=True)
-class BlockTargets:
-    """The samples whose target lies in a block of classes.
+class TargetColumns:
+    """Where the targets of a step's samples are among the classes that a rank has sampled.
 
     Attributes:
-        sample_K: (K,) int32, numbers of the samples, ascending.
-        column_K: (K,) int32, the column of each one's target within the block.
+        column_N: (N,) int32, the target's column in [0, S), or −1 where another rank owns it.
+        array_N: the same on the device that computes.
     """
 
-    sample_K: np.ndarray
-    column_K: np.ndarray
+    column_N: np.ndarray
+    array_N: mx.nd.NDArray
+
+    @classmethod
+    def on(cls, context: mx.Context, column_N: np.ndarray) -> TargetColumns:
+        """Copies the columns to a device."""
+        column_N = column_N.astype(np.int32)
+        return cls(column_N, mx.nd.array(column_N, ctx=context, dtype="int32"))
+
+
+@dataclass(frozen=True)
+class BlockTargets:
+    """The targets that lie in a block of columns [first, first + size)."""
+
+    columns: TargetColumns
+    first: int
+    size: int
+
+    @cached_property
+    def sample_K(self) -> np.ndarray:
+        """(K,) int32, numbers of the samples whose target lies in the block, ascending."""
+        column_N = self.columns.column_N
+        return np.flatnonzero((column_N >= self.first) & (column_N < self.first + self.size)).astype(np.int32)
+
+    @cached_property
+    def column_K(self) -> np.ndarray:
+        """(K,) int32, the column of each one's target within the block."""
+        return self.columns.column_N[self.sample_K] - np.int32(self.first)
 
 
 @dataclass
 class SoftmaxState:
-    """What the blocks' forward passes leave behind, on the compute device, one number a sample.
+    """What the blocks' forward passes leave behind, on the device that computes, one float32 a sample.
 
     Attributes:
         max_N, sum_N: running maximum of the logits and Σ exp(logit − max), targets left out.
@@ -45,34 +74,34 @@ class SoftmaxState:
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """One step of SGD with momentum on the rows of a block.
+    """One step of SGD with momentum on rows of W.
 
         k_j  = projection_factor·h_j·inv_j² − decay
         M    ← momentum·M + gradient_factor·G + k·W
         W    ← W + M                                   inv ← 1/|W|
 
     which is M ← μM − η(dW + λW) with gradient_factor = −η·s/N, projection_factor = η/N, decay = η·λ, because
-    dW = (s/N)·G − (h/N)·inv²·W is the gradient through the normalisation of W.
+    dW = (s/N)·G − (h/N)·inv²·W is the gradient through the normalisation of W. M holds the row's last change, as
+    MXNet's SGD has it.
+
+    ``random_key`` (32 bits, another one each step) decides how rows of fewer than 32 bits are rounded.
     """
 
     gradient_factor: float
     projection_factor: float
     decay: float
     momentum: float
+    random_key: int = 0
 
 
-class BlockKernels(Protocol):
-    """The element-wise work of one block of classes."""
+class LogitKernels(Protocol):
+    """The work on a block's logits, on the device that computes."""
 
     def start(self, state: SoftmaxState) -> None:
         """max ← −∞, sum ← 0, target logit ← 0."""
 
     def forward(
-        self,
-        logits_NB: mx.nd.NDArray,
-        inverse_norm_B: mx.nd.NDArray,
-        targets: BlockTargets,
-        state: SoftmaxState,
+        self, logits_NB: mx.nd.NDArray, inverse_norm_B: mx.nd.NDArray, targets: BlockTargets, state: SoftmaxState
     ) -> None:
         """Z ← Z·inv; the targets' Z go to target_logit and MASKED_LOGIT takes their place; then max and sum go on."""
 
@@ -85,21 +114,35 @@ class BlockKernels(Protocol):
         excess_N: mx.nd.NDArray,
         target_gradient_N: mx.nd.NDArray,
         projection_B: mx.nd.NDArray,
+        raw: bool = False,
     ) -> None:
         """p = exp((Z − max) − excess); h_j = Σ_n p·Z; Z ← p·inv. At a target, with its gradient g: Z ← g·inv,
         h += g·target_logit.
 
+        ``raw`` logits are those of the product alone: Z ← Z·inv and the masking are done first.
         ``excess_N`` is lse − max, with the lse over all ranks. Logits near each other differ exactly in float32, large
         as they may be; an lse of 64,000 in float32 is off by 0.004, and every probability with it.
         """
 
+
+class RowKernels(Protocol):
+    """The work on rows of W, where they are stored."""
+
+    def initialize(self, store: RowStore, rows: np.ndarray) -> None:
+        """Gives rows (int64, ascending) their initial value (:mod:`partial_fc.head.initialization`)."""
+
+    def gather(
+        self, store: RowStore, rows_B: mx.nd.NDArray, weight_BD: mx.nd.NDArray, inverse_norm_B: mx.nd.NDArray
+    ) -> None:
+        """weight ← the stored rows as float32, inverse norm ← theirs; beside what the device is computing."""
+
     def update(
         self,
-        weight_BD: mx.nd.NDArray,
-        momentum_BD: mx.nd.NDArray,
-        inverse_norm_B: mx.nd.NDArray,
+        store: RowStore,
+        rows_B: mx.nd.NDArray | slice,
+        current_BD: mx.nd.NDArray,
         gradient_BD: mx.nd.NDArray,
         projection_B: mx.nd.NDArray,
         rule: UpdateRule,
     ) -> None:
-        """One step of the rule on the rows, in place."""
+        """One step of the rule on the stored rows; ``current_BD`` are the rows as gather gave them, or their view."""

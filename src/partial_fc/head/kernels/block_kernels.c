@@ -35,6 +35,17 @@ typedef struct {
     int32_t threads;
 } forward_arguments;
 
+/* Z *= inv over columns [start, stop); their largest. */
+static inline float scale_columns(float *restrict z, const float *restrict inv, int64_t start, int64_t stop) {
+    float largest = MASKED_LOGIT;
+#pragma omp simd reduction(max : largest)
+    for (int64_t j = start; j < stop; j++) {
+        z[j] *= inv[j];
+        largest = z[j] > largest ? z[j] : largest;
+    }
+    return largest;
+}
+
 /* Z *= inv; the targets' Z to target_logit, MASKED_LOGIT in their place; running max and sum of exp. */
 void block_forward(void *engine, void *arguments) {
     const forward_arguments a = *(forward_arguments *)arguments;
@@ -42,16 +53,17 @@ void block_forward(void *engine, void *arguments) {
 #pragma omp parallel for num_threads(a.threads) if (a.threads > 1)
     for (int64_t n = 0; n < a.samples; n++) {
         float *restrict z = a.logits + n * a.classes;
-        float block_max = MASKED_LOGIT, block_sum = 0.0f;
-#pragma omp simd reduction(max : block_max)
-        for (int64_t j = 0; j < a.classes; j++) {
-            z[j] *= a.inverse_norm[j];
-            block_max = z[j] > block_max ? z[j] : block_max;
-        }
+        float block_max, block_sum = 0.0f;
         const int64_t target = a.target_column[n] - a.first_column;
-        if (target >= 0 && target < a.classes) { /* a max that includes the target only moves the reference */
-            a.target_logit[n] = z[target];
+        if (target >= 0 && target < a.classes) {
+            /* Not in the max: the margin may take the target below logits that exp(Z - target) would have lost. */
+            const float before = scale_columns(z, a.inverse_norm, 0, target);
+            const float after = scale_columns(z, a.inverse_norm, target + 1, a.classes);
+            block_max = before > after ? before : after;
+            a.target_logit[n] = z[target] * a.inverse_norm[target];
             z[target] = MASKED_LOGIT;
+        } else {
+            block_max = scale_columns(z, a.inverse_norm, 0, a.classes);
         }
         const float max = block_max > a.max[n] ? block_max : a.max[n];
 #pragma omp simd reduction(+ : block_sum)
@@ -111,33 +123,223 @@ void block_backward(void *engine, void *arguments) {
     }
 }
 
+/* How rows are stored. */
+enum { FLOAT32 = 0, FLOAT16 = 2, INT8 = 5 };
+
+/* 32 random bits for element d of the row of that key: a counter, hashed (C. Wellons' lowbias32). */
+static inline uint32_t random_bits(uint32_t key, uint32_t d) {
+    uint32_t x = key + d * 0x9E3779B9u;
+    x = (x ^ (x >> 16)) * 0x7FEB352Du;
+    x = (x ^ (x >> 15)) * 0x846CA68Bu;
+    return x ^ (x >> 16);
+}
+
+/* x, |x| <= 1024, to the integer above or below it, each as likely as it is near: 13 random bits, which a float holds
+ * beside the 10 of x, so that an integer stays what it is. */
+static inline float round_stochastically(float x, uint32_t random) {
+    return floorf(x + (float)(random >> 19) * 0x1p-13f);
+}
+
+/* float16 by integer arithmetic, which every compiler turns into vectors. The values are finite. */
+static inline float from_half(uint16_t half) {
+    union { int32_t bits; float value; } magnitude = {((half & 0x7FFF) << 13) + (112 << 23)}, offset = {113 << 23};
+    if ((half & 0x7C00) == 0) {
+        magnitude.bits += 1 << 23;
+        magnitude.value -= offset.value;
+    }
+    return half & 0x8000 ? -magnitude.value : magnitude.value;
+}
+
+/* The bits of a float that a float16 can hold. */
+static inline uint16_t to_half(float x) {
+    const union { float value; int32_t bits; } magnitude = {fabsf(x)};
+    const int32_t normal = (magnitude.bits - (112 << 23)) >> 13;
+    const int32_t small = (int32_t)(magnitude.value * 0x1p24f);
+    return (uint16_t)((magnitude.value < 0x1p-14f ? small : normal) | (x < 0.0f ? 0x8000 : 0));
+}
+
+static inline float within_half(float x) { return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x; }
+
+/* The float16 above or below x, each as likely as it is near, as a float. */
+static inline float half_stochastically(float x, uint32_t random) {
+    union { float value; int32_t bits; } normal = {x};
+    normal.bits = (normal.bits + (int32_t)(random >> 19)) & ~0x1FFF; /* float16 keeps 10 of the 23 bits */
+    const float small = round_stochastically(x * 0x1p24f, random) * 0x1p-24f;
+    return within_half(fabsf(x) < 0x1p-14f ? small : normal.value);
+}
+
+/* The float16 nearest to x, to the even one of two, as a float. */
+static inline float half_nearest(float x) {
+    union { float value; int32_t bits; } normal = {x};
+    normal.bits = (normal.bits + 0xFFF + (normal.bits >> 13 & 1)) & ~0x1FFF;
+    return within_half(fabsf(x) < 0x1p-14f ? rintf(x * 0x1p24f) * 0x1p-24f : normal.value);
+}
+
 typedef struct {
-    float *weight, *momentum, *inverse_norm;
+    void *weight, *momentum;    /* as stored: all rows, of the types below */
+    float *momentum_scale;      /* of each stored row, for INT8 */
+    float *inverse_norm;        /* of each stored row */
+    const float *current;       /* the block's rows as they are now, one after the other */
     const float *gradient, *projection;
-    const int64_t *rows; /* where each row of the block is stored, or NULL for one after the other */
+    const int64_t *rows;        /* where each row of the block is stored, or NULL for one after the other */
     int64_t classes, embedding_size;
     float gradient_factor, projection_factor, decay, momentum_factor;
-    int32_t threads;
+    int32_t weight_type, momentum_type, threads;
+    uint32_t random_key;
 } update_arguments;
 
-/* k = projection_factor*h*inv^2 - decay; M = mu*M + gradient_factor*G + k*W; W += M; inv = 1/|W|. */
+/* m = mu*M[row] + gradient_factor*g + k*w, by the type that M is stored in. */
+static inline void new_momentum(const update_arguments *a, int64_t row, float k, const float *restrict w,
+                                const float *restrict g, float *restrict m) {
+    const int64_t size = a->embedding_size;
+    const float mu = a->momentum_factor, factor = a->gradient_factor;
+    if (a->momentum_type == FLOAT32) {
+        const float *old = (const float *)a->momentum + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) m[d] = mu * old[d] + factor * g[d] + k * w[d];
+    } else if (a->momentum_type == FLOAT16) {
+        const uint16_t *old = (const uint16_t *)a->momentum + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) m[d] = mu * from_half(old[d]) + factor * g[d] + k * w[d];
+    } else {
+        const int8_t *old = (const int8_t *)a->momentum + row * size;
+        const float scale = mu * a->momentum_scale[row];
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) m[d] = scale * (float)old[d] + factor * g[d] + k * w[d];
+    }
+}
+
+static inline void store_momentum(const update_arguments *a, int64_t row, uint32_t key, const float *restrict m) {
+    const int64_t size = a->embedding_size;
+    if (a->momentum_type == FLOAT16) {
+        uint16_t *stored = (uint16_t *)a->momentum + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++)
+            stored[d] = to_half(half_stochastically(m[d], random_bits(key, (uint32_t)d)));
+    } else if (a->momentum_type == INT8) {
+        int8_t *stored = (int8_t *)a->momentum + row * size;
+        float largest = 0.0f;
+#pragma omp simd reduction(max : largest)
+        for (int64_t d = 0; d < size; d++) largest = fabsf(m[d]) > largest ? fabsf(m[d]) : largest;
+        const float per_unit = largest > 0.0f ? 127.0f / largest : 0.0f;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) {
+            const float q = round_stochastically(m[d] * per_unit, random_bits(key, (uint32_t)d));
+            stored[d] = (int8_t)(q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q);
+        }
+        a->momentum_scale[row] = largest / 127.0f;
+    }
+}
+
+/* k = projection_factor*h*inv^2 - decay; M = mu*M + gradient_factor*G + k*W; W = W + M; inv = 1/|W|. */
 void block_update(void *engine, void *arguments) {
     const update_arguments a = *(update_arguments *)arguments;
     (void)engine;
+    const int64_t size = a.embedding_size;
+#pragma omp parallel num_threads(a.threads) if (a.threads > 1)
+    {
+        float scratch[size];
+#pragma omp for
+        for (int64_t j = 0; j < a.classes; j++) {
+            const int64_t row = a.rows ? a.rows[j] : j;
+            const float *w = a.current + j * size;
+            const float inv = a.inverse_norm[row];
+            const float k = a.projection_factor * a.projection[j] * inv * inv - a.decay;
+            float *m = a.momentum_type == FLOAT32 ? (float *)a.momentum + row * size : scratch;
+            const uint32_t key = random_bits(a.random_key, (uint32_t)row);
+            float squares = 0.0f;
+            new_momentum(&a, row, k, w, a.gradient + j * size, m);
+            if (a.weight_type == FLOAT32) {
+                float *stored = (float *)a.weight + row * size;
+#pragma omp simd reduction(+ : squares)
+                for (int64_t d = 0; d < size; d++) {
+                    const float value = w[d] + m[d];
+                    stored[d] = value;
+                    squares += value * value;
+                }
+            } else {
+                uint16_t *stored = (uint16_t *)a.weight + row * size;
+#pragma omp simd reduction(+ : squares)
+                for (int64_t d = 0; d < size; d++) {
+                    const float value = half_stochastically(w[d] + m[d], random_bits(~key, (uint32_t)d));
+                    stored[d] = to_half(value);
+                    squares += value * value;
+                }
+            }
+            store_momentum(&a, row, key, m);
+            a.inverse_norm[row] = squares > 0.0f ? 1.0f / sqrtf(squares) : 0.0f;
+        }
+    }
+}
+
+typedef struct {
+    const void *weight;
+    const float *inverse_norm;
+    const int64_t *rows;
+    float *out_weight, *out_inverse_norm;
+    int64_t classes, embedding_size;
+    int32_t weight_type, threads;
+} gather_arguments;
+
+/* out = W[rows] as floats, and their inverse norms. */
+void block_gather(void *engine, void *arguments) {
+    const gather_arguments a = *(gather_arguments *)arguments;
+    (void)engine;
+    const int64_t size = a.embedding_size;
 #pragma omp parallel for num_threads(a.threads) if (a.threads > 1)
     for (int64_t j = 0; j < a.classes; j++) {
-        const int64_t row = a.rows ? a.rows[j] : j;
-        float *restrict w = a.weight + row * a.embedding_size;
-        float *restrict m = a.momentum + row * a.embedding_size;
-        const float *restrict g = a.gradient + j * a.embedding_size;
-        const float inv = a.inverse_norm[row];
-        const float k = a.projection_factor * a.projection[j] * inv * inv - a.decay;
+        const int64_t row = a.rows[j];
+        float *restrict out = a.out_weight + j * size;
+        if (a.weight_type == FLOAT32) {
+            memcpy(out, (const float *)a.weight + row * size, (size_t)size * sizeof(float));
+        } else {
+            const uint16_t *restrict stored = (const uint16_t *)a.weight + row * size;
+#pragma omp simd
+            for (int64_t d = 0; d < size; d++) out[d] = from_half(stored[d]);
+        }
+        a.out_inverse_norm[j] = a.inverse_norm[row];
+    }
+}
+
+typedef struct {
+    void *weight;
+    float *inverse_norm;
+    const int64_t *rows;
+    int64_t classes, embedding_size, first_class;
+    uint64_t key;
+    float step;
+    int32_t weight_type, threads;
+} initialize_arguments;
+
+static inline uint64_t split_mix(uint64_t x) {
+    x = x * 0x9E3779B97F4A7C15u + 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+/* The initial value of rows, as initialization.py defines it, bit for bit, and their inverse norms. */
+void block_initialize(void *engine, void *arguments) {
+    const initialize_arguments a = *(initialize_arguments *)arguments;
+    (void)engine;
+    const int64_t size = a.embedding_size;
+#pragma omp parallel for num_threads(a.threads) if (a.threads > 1)
+    for (int64_t j = 0; j < a.classes; j++) {
+        const int64_t row = a.rows[j];
+        const uint64_t counter = a.key + (uint64_t)(a.first_class + row) * (uint64_t)size;
         float squares = 0.0f;
 #pragma omp simd reduction(+ : squares)
-        for (int64_t d = 0; d < a.embedding_size; d++) {
-            m[d] = a.momentum_factor * m[d] + a.gradient_factor * g[d] + k * w[d];
-            w[d] += m[d];
-            squares += w[d] * w[d];
+        for (int64_t d = 0; d < size; d++) {
+            const uint64_t bits = split_mix(counter + (uint64_t)d);
+            const int32_t sum = (int32_t)((bits & 0xFFFF) + (bits >> 16 & 0xFFFF) + (bits >> 32 & 0xFFFF) + (bits >> 48));
+            float value = (float)(sum - 2 * 65535) * a.step;
+            if (a.weight_type == FLOAT32) {
+                ((float *)a.weight)[row * size + d] = value;
+            } else {
+                value = half_nearest(value);
+                ((uint16_t *)a.weight)[row * size + d] = to_half(value);
+            }
+            squares += value * value;
         }
         a.inverse_norm[row] = squares > 0.0f ? 1.0f / sqrtf(squares) : 0.0f;
     }

@@ -1,0 +1,1 @@
+"""Synthetic faces: who (`identity`), the shapes (`shapes`, `model`), one image (`conditions`, `drawing`)."""

@@ -1,0 +1,120 @@
+"""The evaluation command: what it prints and writes, and one sentence for what it cannot use."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+
+from partial_fc.evaluate import main
+from partial_fc.evaluation.verification_set import save_bin
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A model whose embedding is a random projection of the pixels."""
+    directory = tmp_path_factory.mktemp("model")
+    data = (mx.sym.Variable("data") - 127.5) * 0.0078125
+    graph = mx.sym.FullyConnected(data, num_hidden=16, no_bias=True, name="fc1")
+    graph.save(str(directory / "model-symbol.json"))
+    weight = np.random.default_rng(0).normal(size=(16, 3 * SIZE * SIZE))
+    mx.nd.save(str(directory / "model-0000.params"), {"arg:fc1_weight": mx.nd.array(weight)})
+    return f"{directory}/model,0"
+
+
+@pytest.fixture
+def bins(tmp_path):
+    """Two sets of 20 pairs, and the noise of their second images alone tells them apart."""
+    paths = []
+    for name, noise in (("easy", 5), ("hard", 130)):
+        rng = np.random.default_rng(noise)
+        images, is_same = [], np.arange(20) % 2 == 0
+        for same in is_same:
+            first = rng.integers(0, 256, (SIZE, SIZE, 3))
+            second = first if same else rng.integers(0, 256, (SIZE, SIZE, 3))
+            noisy = np.clip(second + rng.normal(size=second.shape) * noise, 0, 255)
+            images += [cv2.imencode(".png", image.astype(np.uint8))[1].tobytes() for image in (first, noisy)]
+        paths.append(tmp_path / f"{name}.bin")
+        save_bin(paths[-1], images, is_same)
+    return paths
+
+
+def test_the_table_and_the_numbers(checkpoint, bins, tmp_path, capsys):
+    easy, hard = map(str, bins)
+    path = tmp_path / "numbers.json"
+    assert main([checkpoint, "--val", easy, "--val", hard, "--batch-size", "7", "--json", str(path)]) == 0
+    heading, *rows, note = capsys.readouterr().out.splitlines()
+    assert heading.split()[:5] == ["set", "pairs", "accuracy", "threshold", "XNorm"]
+    assert [row.split()[:2] for row in rows] == [["easy", "20"], ["hard", "20"]]
+    assert note.startswith("* without a single false accept")
+    numbers = json.loads(path.read_text())
+    assert list(numbers) == ["easy", "hard"]
+    assert numbers["easy"]["accuracy"] == 1.0 > numbers["hard"]["accuracy"]
+    assert "100.00 ± 0.00" in rows[0]
+    assert f"{100 * numbers['hard']['accuracy']:.2f} ± {100 * numbers['hard']['accuracy_std']:.2f}" in rows[1]
+    points = numbers["hard"]["tar_at_far"]
+    assert [point["target_far"] for point in points] == [0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6]
+    assert [point["is_resolved"] for point in points] == [True] + [False] * 5
+
+
+def test_options_change_what_they_say(checkpoint, bins, tmp_path):
+    def numbers(*options):
+        path = tmp_path / "numbers.json"
+        assert main([checkpoint, "--val", str(bins[1]), "--json", str(path), *options]) == 0
+        return json.loads(path.read_text())["hard"]
+
+    usual = numbers()
+    assert len(usual["fold_accuracies"]) == 10
+    assert len(numbers("--folds", "4")["fold_accuracies"]) == 4
+    assert numbers("--no-flip")["xnorm"] != usual["xnorm"]
+    assert numbers("--batch-size", "3", "--image-size", "32")["fold_accuracies"] == usual["fold_accuracies"]
+    on_the_grid = np.array(usual["fold_thresholds"]) * 100
+    assert np.allclose(on_the_grid, np.round(on_the_grid))
+    off_the_grid = np.array(numbers("--exact-thresholds")["fold_thresholds"]) * 100
+    assert not np.allclose(off_the_grid, np.round(off_the_grid))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["{model}", "--val", "{tmp}/none.bin"], "No such file or directory: '.*none.bin'"),
+        (["{model}", "--val", "{tmp}/text.bin"], "text.bin is not a pickle of plain values"),
+        (["{model}", "--val", "{easy}", "--val", "{easy}"], "file name of its own, but they are easy, easy"),
+        (["{model}", "--val", "{easy}", "--folds", "21"], "easy: there must be 2 folds .* not 21 of 20"),
+        (["{model}", "--val", "{easy}", "--batch-size", "0"], "batch size must be at least 1, but is 0"),
+        (["{model}", "--val", "{easy}", "--image-size", "33"], "does not take images of 33×33"),
+        (["{model}", "--val", "{one_kind}"], "one_kind: .* all 12 are of one person"),
+        (["{model}", "--val", "{broken}"], "image 1 of broken: its 4 bytes are not an image"),
+        (["{model}", "--val", "{easy}", "--json", "{tmp}/none/out.json"], "No such file or directory"),
+        (["{tmp}/none,0", "--val", "{easy}"], "none-symbol.json, which the model .* needs, is not there"),
+        (["{tmp}/none", "--val", "{easy}"], "given as PREFIX,EPOCH"),
+    ],
+)
+def test_one_sentence_for_what_it_cannot_use(checkpoint, bins, tmp_path, capsys, arguments, reason):
+    (tmp_path / "text.bin").write_text("pairs")
+    image = cv2.imencode(".png", np.zeros((SIZE, SIZE, 3), np.uint8))[1].tobytes()
+    save_bin(tmp_path / "one_kind.bin", [image] * 24, [True] * 12)
+    save_bin(tmp_path / "broken.bin", [image, image[:4]] * 12, [True] * 12)
+    places = {name: tmp_path / f"{name}.bin" for name in ("easy", "one_kind", "broken")}
+    assert main([a.format(model=checkpoint, tmp=tmp_path, **places) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert "accuracy" not in captured.out or "--json" in arguments
+    (line,) = captured.err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert re.search(reason, line), line
+
+
+def test_the_command_runs_alone(checkpoint, bins):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-m", "partial_fc.evaluate", checkpoint, "--val", bins[0]]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "100.00 ± 0.00" in result.stdout
