@@ -87,9 +87,9 @@ DATASETS = {
         "images_per_identity": 20,
         "embedding_size": 128,
         "batch_size": 32,
-        "lr_steps": (800, 1_100),
-        "max_update": 1_200,
-        "verify_every_updates": 400,
+        "lr_steps": (1_000, 1_350),
+        "max_update": 1_500,
+        "verify_every_updates": 500,
     },
     "webface": {
         "rec": "datasets/webface/train.rec",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from symbol.iresnet import CHANNELS, TOY_CHANNELS, TOY_UNITS, UNITS, iresnet
+from symbol.iresnet import CHANNELS, TOY_CHANNELS, TOY_STEM_STRIDE, TOY_UNITS, UNITS, iresnet
 from symbol.layers import DEVICES, PRECISIONS, Layers, Symbol
 from symbol.mobilefacenet import mobilefacenet
 from symbol.resnet import resnet50
@@ -27,7 +27,9 @@ _BACKBONES = {
 }
 _BACKBONES["mobilefacenet"] = _Backbone(mobilefacenet, 112)
 _BACKBONES["resnet50"] = _Backbone(resnet50, 224)
-_BACKBONES["toy"] = _Backbone(partial(iresnet, units=TOY_UNITS, channels=TOY_CHANNELS), 56)
+_BACKBONES["toy"] = _Backbone(
+    partial(iresnet, units=TOY_UNITS, channels=TOY_CHANNELS, stem_stride=TOY_STEM_STRIDE), 56
+)
 # The names that F²C (arXiv 2105.10375) gives to two of them.
 _BACKBONES["ir50"] = _BACKBONES["r50"]
 _BACKBONES["mobile"] = _BACKBONES["mobilefacenet"]

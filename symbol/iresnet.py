@@ -28,10 +28,13 @@ UNITS = {
 CHANNELS = (64, 64, 128, 256, 512)
 
 TOY_UNITS = (2, 2, 2)
-TOY_CHANNELS = (16, 32, 64, 128)
+TOY_CHANNELS = (32, 32, 64, 128)
+TOY_STEM_STRIDE = 2  # at the full 56×56 the first layers would take three quarters of the time
 
 
-def iresnet(layers: Layers, embedding_size: int, units: Sequence[int], channels: Sequence[int]) -> Symbol:
+def iresnet(
+    layers: Layers, embedding_size: int, units: Sequence[int], channels: Sequence[int], stem_stride: int = 1
+) -> Symbol:
     """An IResNet: a stem, stages that each halve H and W in their first unit, and the output block.
 
     Args:
@@ -39,12 +42,13 @@ def iresnet(layers: Layers, embedding_size: int, units: Sequence[int], channels:
         embedding_size: D.
         units: residual units of each stage.
         channels: channels of the stem, then of each stage.
+        stem_stride: of the first convolution; 1 as published.
 
     Returns:
         ``fc1_output``: embeddings (B, D), ``float32``, of ``data`` (B, 3, H, W), RGB 0–255.
     """
     assert len(channels) == len(units) + 1
-    body = layers.convolution(layers.normalized_input(), "conv0", channels[0], kernel=3, pad=1)
+    body = layers.convolution(layers.normalized_input(), "conv0", channels[0], kernel=3, stride=stem_stride, pad=1)
     body = layers.batch_norm(body, "bn0", eps=BATCH_NORM_EPS)
     body = layers.prelu(body, "relu0", channels[0])
     for stage, (num_units, width) in enumerate(zip(units, channels[1:], strict=True), start=1):

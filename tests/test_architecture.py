@@ -19,6 +19,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 LEVELS = [
     ("default", -1),
     ("partial_fc.center_storage", -1),
+    ("partial_fc.paper", 0),
     ("symbol*", 0),
     ("partial_fc", 0),
     ("partial_fc.config", 0),
@@ -33,6 +34,9 @@ LEVELS = [
     ("partial_fc.optimizer", 2),
     ("partial_fc.schedule", 2),
     ("partial_fc.backbone", 2),
+    ("partial_fc.network_cost", 1),
+    ("partial_fc.cost_model", 3),
+    ("partial_fc.machine_speed", 3),
     ("partial_fc.trainer", 3),
     ("partial_fc.checkpoint", 3),
     ("partial_fc.evaluation", 0),
@@ -40,6 +44,7 @@ LEVELS = [
     ("partial_fc.evaluation.verification_set", 0),
     ("partial_fc.evaluation.*", 3),
     ("partial_fc.callbacks", 4),
+    ("partial_fc.plan_report", 4),
     ("partial_fc.testing*", 6),
 ]
 COMMANDS = 5

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import mxnet as mx
 import numpy as np
@@ -201,7 +202,7 @@ def test_an_error_of_the_program_itself_is_not_told_to_others_as_the_users() -> 
 
 
 def test_a_rank_that_fails_leaves_no_other_waiting() -> None:
-    lost = []
+    lost, start = [], time.perf_counter()
 
     def fail_on_rank_2(collectives: Collectives) -> None:
         if collectives.rank == 2:
@@ -215,6 +216,7 @@ def test_a_rank_that_fails_leaves_no_other_waiting() -> None:
     with pytest.raises(KeyError, match="rank 2 has a bug"):
         run_thread_ranks(3, fail_on_rank_2)
     assert lost == ["a rank did not come to all_reduce_sum 'r'"] * 2
+    assert time.perf_counter() - start < 30  # they were told, and did not wait out the minute
 
 
 def test_a_rank_that_never_comes_is_given_up() -> None:
@@ -259,9 +261,7 @@ def test_our_own_mistakes_are_asserted() -> None:
 
 def test_thread_ranks_are_threads_of_their_own_and_give_results_in_rank_order() -> None:
     before = threading.active_count()
-    results = run_thread_ranks(
-        4, lambda c: (c.rank, c.size, c.local_rank, c.local_size, threading.current_thread())
-    )
+    results = run_thread_ranks(4, lambda c: (c.rank, c.size, c.local_rank, c.local_size, threading.current_thread()))
     assert [result[:4] for result in results] == [(rank, 4, rank, 4) for rank in range(4)]
     assert len({result[4] for result in results} | {threading.current_thread()}) == 5
     assert threading.active_count() == before

@@ -99,6 +99,11 @@ def test_files_of_class_centers_are_where_the_option_says() -> None:
     assert (str(storage), storage.directory) == ("file:float16/float32", Path("fast/disk"))
 
 
+def test_two_dashes_before_the_options_are_passed_over() -> None:
+    assert parse("-- --network r18 --batch-size 3") == parse("--network r18 --batch-size 3")
+    assert "unknown option --" in error_of("-- -- --network r18")
+
+
 class TestOwnImages:
     def test_rec_alone_names_the_run_after_its_directory_and_draws_nothing(self) -> None:
         config = parse("--rec some/where/lfw/train.rec")

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mxnet as mx
@@ -15,6 +16,7 @@ import symbol
 from partial_fc.collectives import Collectives, RankError, SingleProcess, run_thread_ranks
 from partial_fc.config import parse_arguments
 from partial_fc.data.records import RecordSource, RecordWriter
+from partial_fc.data.synthetic_faces import ensure_synthetic_faces
 from partial_fc.evaluation.model import load_model
 from partial_fc.evaluation.verification import verify_set
 from partial_fc.evaluation.verification_set import load_bin
@@ -138,6 +140,24 @@ class TestARun:
         for loss in default.LOSSES:
             assert main(arguments_for(faces, "--loss", loss, "--sample-ratio", "0.5")) == 0
             assert np.isfinite([record["loss"] for record in log_of(faces, f"toy-{loss}-tiny")]).all()
+
+    def test_the_embedded_data_set_is_drawn_once_and_is_the_default(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recipe = default.DATASETS["synthetic"]
+        small = {"num_identities": 30, "images_per_identity": 4, "batch_size": 8, "max_update": 2}
+        monkeypatch.setitem(default.DATASETS, "synthetic", recipe | small)
+        draw = partial(ensure_synthetic_faces, held_out_identities=20, pairs=20, image_size=32)
+        monkeypatch.setattr("partial_fc.train.ensure_synthetic_faces", draw)
+        monkeypatch.chdir(tmp_path)
+        drawn_at = []
+        for _ in range(2):
+            assert main(["--image-size", "24"]) == 0
+            drawn_at.append(Path(recipe["rec"]).stat().st_mtime_ns)
+        assert drawn_at[0] == drawn_at[1]
+        (run,) = Path("models").iterdir()
+        assert json.loads((run / "update-00000002" / "manifest.json").read_text())["num_classes"] == 30
+        assert "val" in json.loads((run / "log.jsonl").read_text().splitlines()[-1])["verification"]
 
     def test_a_recipe_of_random_images_needs_no_file(self, faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(default.DATASETS, "100w", default.DATASETS["100w"] | {"num_identities": 1001})

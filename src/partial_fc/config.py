@@ -182,7 +182,8 @@ def parse_arguments(arguments: Sequence[str], default_network: str) -> RunConfig
     """Builds the run's configuration: the recipe of data set, network and loss, changed by the options.
 
     Args:
-        arguments: the command line, without the program.
+        arguments: the command line, without the program. A ``--`` before it is passed over: behind one, options
+            that horovodrun would take for its own (``--network``) reach this program.
         default_network: the network when none is named.
 
     Raises:
@@ -203,7 +204,8 @@ def parse_arguments(arguments: Sequence[str], default_network: str) -> RunConfig
     for name, option in OPTIONS.items():
         text = f"{option.help} (default: {_default_text(option.field, recipe)})"
         parser.add_argument(name, dest=option.field, help=text, default=None, **option.keywords)
-    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    own_arguments = list(arguments[1:] if list(arguments[:1]) == ["--"] else arguments)
+    given = {name: value for name, value in vars(parser.parse_args(own_arguments)).items() if value is not None}
     return _build(given, names)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partial_fc.data import record_index
+from partial_fc.data import text_lines
 from partial_fc.data.record_index import make_index, read_index
 
 
@@ -53,7 +53,7 @@ def test_any_index_is_read_as_by_the_naive_parser(tmp_path_factory, offset_of_ke
     path = tmp_path_factory.mktemp("index") / "a.idx"
     text = "".join(f"{key}\t{offset}\n" for key, offset in offset_of_key.items()).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_index, "_CHUNK_BYTES", chunk_bytes)
+        patch.setattr(text_lines, "CHUNK_BYTES", chunk_bytes)
         keys, offsets = parsed(path, text)
     assert dict(zip(keys, offsets, strict=True)) == offset_of_key
     assert keys == sorted(offset_of_key)
@@ -72,7 +72,7 @@ def test_a_line_that_is_not_two_whole_numbers_is_named(path, bad):
 
 
 def test_a_long_line_is_not_read_into_memory(path):
-    path.write_bytes(b"1" * (record_index._CHUNK_BYTES + 5000))
+    path.write_bytes(b"1" * (text_lines.CHUNK_BYTES + 5000))
     with pytest.raises(ValueError, match="line 1 is not"):
         read_index(path)
 

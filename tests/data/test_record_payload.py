@@ -13,8 +13,9 @@ from partial_fc.data.record_payload import (
     unpack_fields,
     unpack_key,
     unpack_label,
+    unpack_plain,
 )
-from partial_fc.data.recordio import RecordError, frame
+from partial_fc.data.recordio import MAGIC, RecordError, frame
 
 IMAGE = b"\xff\xd8\xff image"
 
@@ -78,7 +79,7 @@ def test_a_payload_that_ends_before_its_image_is_refused():
 
 any_label = st.one_of(
     st.integers(0, 1 << 40).map(lambda label: pack_label(label, 1)),
-    st.lists(st.floats(width=32), min_size=2, max_size=3).map(mxnet_payload),
+    st.lists(st.floats(width=32), min_size=1, max_size=3).map(mxnet_payload),
     st.floats(width=32).map(mxnet_payload),
     st.binary(max_size=40),
 )
@@ -98,3 +99,26 @@ def test_labels_in_bulk_are_those_of_single_records(payloads):
         else:
             assert is_known == (expected < 1 << 24)
             assert not is_known or label == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(any_label, st.binary(max_size=9), st.integers(0, 3))
+def test_the_short_way_says_what_the_long_one_does_or_nothing(payload, follows, missing):
+    record = frame(payload)
+    data = record[: len(record) - missing] + (b"" if missing else follows)
+    plain = unpack_plain(data)
+    try:
+        label, start = unpack_label(payload)
+    except RecordError:
+        assert plain is None
+    else:
+        usual = payload[:4] == bytes(4) and missing <= -len(payload) % 4
+        assert plain == ((payload[start:], label) if usual else None)
+
+
+def test_a_part_is_no_plain_record():
+    assert unpack_plain(frame(pack_label(5, key=1) + struct.pack("<I", MAGIC))) is None
+    record = frame(pack_label(5, key=1))
+    assert unpack_plain(record) == (b"", 5)
+    for length in range(len(record)):
+        assert unpack_plain(record[:length]) is None

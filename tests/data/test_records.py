@@ -272,6 +272,20 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, images):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_old_index_never_lies_beside_new_records(rec, monkeypatch):
+    write_faces(rec)
+
+    def fail(self, target):
+        raise OSError("the machine went down")
+
+    writer = RecordWriter(rec)
+    writer.add(b"other", 0)
+    monkeypatch.setattr(type(rec), "replace", fail)
+    with pytest.raises(OSError, match="went down"):
+        writer.close()
+    assert not rec.with_suffix(".idx").exists()
+
+
 def test_new_files_take_the_place_of_old_ones(rec):
     write_faces(rec)
     write_faces(rec, FACES[:4])

@@ -107,9 +107,11 @@ def test_a_set_that_is_there_is_kept(faces, monkeypatch):
         write_synthetic_faces(faces, **NUMBERS)
 
 
-def test_an_empty_directory_is_filled(faces, tmp_path):
-    assert ensure_synthetic_faces(tmp_path, workers=1, **NUMBERS) is True
-    assert contents(tmp_path) == contents(faces)
+def test_an_empty_directory_is_filled_also_by_way_of_a_link(faces, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    assert ensure_synthetic_faces(tmp_path / "link", workers=1, **NUMBERS) is True
+    assert contents(tmp_path / "empty") == contents(faces)
 
 
 @pytest.mark.parametrize("other", [{"seed": 4}, {"identities": 8}, {"quality": 89}])
@@ -140,7 +142,7 @@ def lose_file(directory: Path) -> None:
 
 
 def list_instead(directory: Path) -> None:
-    (directory / "synthetic.json").write_text("[1]")
+    (directory / "synthetic.json").write_text('{"set": [], "bytes": {}}')
 
 
 @pytest.mark.parametrize("damage", [damage_size, damage_manifest, lose_file, list_instead])

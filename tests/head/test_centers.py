@@ -103,14 +103,15 @@ def test_blocks_hold_the_rows_asked_for_in_order(
     assert [block.first for block in blocks] == np.cumsum([0] + [block.size for block in blocks[:-1]]).tolist()
     assert all(1 <= block.size <= block_rows for block in blocks)
     expected = initial_rows(SEED, rows + FIRST_CLASS, SIZE)
+    # All ahead, each in a slot of its own, or one after the other in the same.
     ahead = [centers.load(block, slot) for slot, block in enumerate(blocks)]
-    for block, loaded in zip(blocks, ahead, strict=True):
-        part = expected[block.first : block.first + block.size]
-        again = centers.load(block, len(blocks))  # one slot for all, as where logits are computed twice
-        for way in (loaded, again):
-            np.testing.assert_array_equal(way.weight_BD.asnumpy(), part)
+    one_by_one = (centers.load(block, 0) for block in blocks)
+    for loaded_blocks in (ahead, one_by_one):
+        for block, loaded in zip(blocks, loaded_blocks, strict=True):
+            part = expected[block.first : block.first + block.size]
+            np.testing.assert_array_equal(loaded.weight_BD.asnumpy(), part)
             norms = np.linalg.norm(part.astype(np.float64), axis=1)
-            np.testing.assert_allclose(way.inverse_norm_B.asnumpy(), 1 / norms, rtol=1e-6)
+            np.testing.assert_allclose(loaded.inverse_norm_B.asnumpy(), 1 / norms, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("stores")
@@ -128,7 +129,7 @@ def test_an_update_changes_the_rows_of_the_step_and_no_other(
             own = change[block.first : block.first + block.size]
             gradient_BD = mx.nd.array(np.repeat(own[:, None], SIZE, axis=1))
             loaded = centers.load(block, 0)
-            centers.update(block, loaded, gradient_BD, mx.nd.zeros((block.size,)), rule)
+            centers.update(block, loaded, gradient_BD, mx.nd.array(np.zeros(block.size)), rule)
     after = held(centers)
 
     others = np.setdiff1d(np.arange(COUNT), rows)

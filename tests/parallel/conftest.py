@@ -21,7 +21,7 @@ LAUNCHERS = {
     # More ranks than cores, bound to none, and in containers that keep one process from another's memory.
     "mpi": (
         "mpirun --allow-run-as-root --oversubscribe --bind-to none "
-        "--mca btl_vader_single_copy_mechanism none --tag-output -np {size}"
+        "--mca btl_vader_single_copy_mechanism none --mca mpi_yield_when_idle 1 --tag-output -np {size}"
     ),
     "gloo": "horovodrun --gloo -np {size} -H localhost:{size}",
     "horovodrun": "horovodrun -np {size} -H localhost:{size}",
@@ -56,7 +56,7 @@ def run_ranks(
     size: int,
     *arguments: str | Path,
     launcher: str = "mpi",
-    timeout_seconds: float = 60.0,
+    timeout_seconds: float = 180.0,
     environment: Mapping[str, str] | None = None,
 ) -> RankRun:
     """Runs ``python *arguments`` on ``size`` ranks; arguments are a file, or ``"-c"`` or ``"-m"``, and more.

@@ -83,7 +83,7 @@ def test_an_error_of_one_rank_is_raised_on_all(results: list[dict[str, Any]]) ->
 def test_abort_ends_the_run_while_others_wait(
     run_ranks: Callable[..., Any], tmp_path: Path, launcher: str, size: int
 ) -> None:
-    run = run_ranks(size, PROGRAM, "abort", tmp_path, launcher=launcher, timeout_seconds=30)
+    run = run_ranks(size, PROGRAM, "abort", tmp_path, launcher=launcher)
     assert run.status != 0, run
     assert list(tmp_path.iterdir()) == [], "a rank went on"
 

@@ -24,8 +24,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 PROGRAM = PROJECT / "tests" / "parallel" / "program_train.py"
 GOLDEN = PROJECT / "tests" / "golden" / "toy_losses.json"
 
-# run_ranks starts Python programs: this one becomes the script.
-CONFIG_SH = ("-c", "import os, sys; os.execvp('bash', ['bash', 'config.sh', *sys.argv[1:]])")
+# run_ranks starts Python programs: this one becomes the script. Behind `--` horovodrun keeps its hands off --network.
+CONFIG_SH = ("-c", "import os, sys; os.execvp('bash', ['bash', 'config.sh', *sys.argv[1:]])", "--")
 PYTHON = {"PYTHON": sys.executable}
 
 
@@ -79,19 +79,18 @@ def test_config_sh_trains_as_two_threads_do(
     assert run.stdout.count("update 3/3") == 1, "rank 0 alone speaks"
     np.testing.assert_allclose(losses_of(tmp_path), losses_of(thread_ranks_models), rtol=1e-5)
     verified, expected = log_of(tmp_path)[-1]["verification"], log_of(thread_ranks_models)[-1]["verification"]
-    assert verified["val"]["xnorm"] == pytest.approx(expected["val"]["xnorm"], rel=1e-4)
+    assert verified["val"] == pytest.approx(expected["val"], rel=1e-5)
 
-    saved = tmp_path / "toy-cosface-tiny" / "update-00000003"
+    (saved,), (expected_files,) = tmp_path.glob("*/update-00000003"), thread_ranks_models.glob("*/update-00000003")
     manifest = json.loads((saved / "manifest.json").read_text())
     assert manifest["ranks"] == 2
     for name in ("model-0000.params", "centers-0-of-2.params", "centers-1-of-2.params"):
         assert (saved / name).stat().st_size == manifest["files"][name]["bytes"]
-        ours = mx.nd.load(str(saved / name))
-        theirs = mx.nd.load(str(thread_ranks_models / "toy-cosface-tiny" / "update-00000003" / name))
+        ours, theirs = mx.nd.load(str(saved / name)), mx.nd.load(str(expected_files / name))
+        assert ours.keys() == theirs.keys()
         for array_name, array in theirs.items():
-            np.testing.assert_allclose(
-                ours[array_name].asnumpy(), array.asnumpy(), rtol=1e-4, atol=1e-5, err_msg=array_name
-            )
+            # Two ranks add in the same order as two threads do.
+            np.testing.assert_array_equal(ours[array_name].asnumpy(), array.asnumpy(), err_msg=array_name)
 
 
 def test_two_ranks_have_the_losses_of_one_with_twice_the_batch(
@@ -109,7 +108,7 @@ def test_two_ranks_have_the_losses_of_one_with_twice_the_batch(
 
 @pytest.mark.parametrize("launcher", ["mpi", "gloo"])
 def test_an_overflow_on_one_rank_is_skipped_by_both(run_ranks, launcher: str, faces: Path, tmp_path: Path) -> None:
-    run = run_ranks(2, PROGRAM, "overflow", *options_for(faces, tmp_path, "--fp16"), launcher=launcher)
+    run = run_ranks(2, PROGRAM, "overflow", "--", *options_for(faces, tmp_path, "--fp16"), launcher=launcher)
     assert run.status == 0, run
     records = log_of(tmp_path)
     assert [record["skipped"] for record in records] == [0, 1, 0]
@@ -124,14 +123,14 @@ class TestTroubleOfOneRank:
 
     @pytest.mark.parametrize("launcher", ["mpi", "gloo"])
     def test_its_images_are_elsewhere(self, run_ranks, launcher: str, faces: Path, tmp_path: Path) -> None:
-        run = run_ranks(2, PROGRAM, "bad-rec", *options_for(faces, tmp_path), launcher=launcher)
+        run = run_ranks(2, PROGRAM, "bad-rec", "--", *options_for(faces, tmp_path), launcher=launcher)
         assert run.status != 0, run
         ((rank, error),) = errors_of(run.stderr)
         assert rank == 0
         assert re.fullmatch(r"error: rank 1: .*/nowhere/train\.rec.*", error)
 
     def test_it_has_another_command_line(self, run_ranks, faces: Path, tmp_path: Path) -> None:
-        run = run_ranks(2, PROGRAM, "bad-option", *options_for(faces, tmp_path))
+        run = run_ranks(2, PROGRAM, "bad-option", "--", *options_for(faces, tmp_path))
         assert run.status != 0, run
         ((rank, error),) = errors_of(run.stderr)
         assert rank == 0
@@ -139,7 +138,7 @@ class TestTroubleOfOneRank:
 
     @pytest.mark.parametrize("launcher", ["mpi", "gloo"])
     def test_nobody_foresaw_it(self, run_ranks, launcher: str, faces: Path, tmp_path: Path) -> None:
-        run = run_ranks(2, PROGRAM, "bug", *options_for(faces, tmp_path), launcher=launcher)
+        run = run_ranks(2, PROGRAM, "bug", "--", *options_for(faces, tmp_path), launcher=launcher)
         assert run.status != 0, run
         assert (1, "ERROR: rank 1 ends the run") in errors_of(run.stderr)
         assert "RuntimeError: nobody foresaw this" in run.stderr
@@ -186,7 +185,7 @@ def test_twenty_updates_have_the_losses_that_they_had(run_ranks, tmp_path: Path)
         *("--network", "toy", "--batch-size", "16", "--max-update", "20", "--seed", "1", "--lr", "0.000005"),
         *("--log-every-updates", "1", "--models-root", str(tmp_path / "models")),
     ]
-    run = run_ranks(2, "-m", "partial_fc.train", *options, timeout_seconds=120)
+    run = run_ranks(2, *CONFIG_SH, *options, environment=PYTHON, timeout_seconds=120)
     assert run.status == 0, run
     losses = losses_of(tmp_path / "models")
     assert len(losses) == 20

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-_CHUNK_BYTES = 4 << 20
-_MAX_LINE_BYTES = 1024
+from partial_fc.data.text_lines import Chunk, chunks_of_lines, count_lines
+
 _MAX_DIGITS = 18  # what always fits in int64
 _TAB_NEWLINE = np.frombuffer(b"\t\n", np.uint8)
 _ZERO, _NINE = b"09"
@@ -69,35 +68,20 @@ def _by_key(ranks_N: np.ndarray, offsets_N: np.ndarray) -> np.ndarray:
 
 
 def _read_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    capacity = _count_lines(path)
+    capacity = count_lines(path)
     keys_N, offsets_N = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
     count = 0
-    for first_line, text in _chunks_of_lines(path):
-        numbers = _parse_chunk(text)
+    for chunk in chunks_of_lines(path):
+        numbers = _parse_in_bulk(chunk.text)
         if numbers is None:
-            numbers = _parse_line_by_line(text, path, first_line)
+            numbers = _parse_line_by_line(chunk, path)
         keys_N[count : count + len(numbers)] = numbers[:, 0]
         offsets_N[count : count + len(numbers)] = numbers[:, 1]
         count += len(numbers)
     return keys_N[:count], offsets_N[:count]
 
 
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return 1 + sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""))
-
-
-def _chunks_of_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number of the first line, whole lines) of some megabytes at a time."""
-    line = 1
-    with path.open("rb") as file:
-        while text := file.read(_CHUNK_BYTES):
-            text += file.readline(_MAX_LINE_BYTES)
-            yield line, text
-            line += text.count(b"\n")
-
-
-def _parse_chunk(text: bytes) -> np.ndarray | None:
+def _parse_in_bulk(text: bytes) -> np.ndarray | None:
     """(keys, offsets), int64 (n, 2), of lines exactly as MXNet writes them; None where one is not."""
     characters = np.frombuffer(text, np.uint8)
     separators = characters[characters < _ZERO]
@@ -111,9 +95,9 @@ def _parse_chunk(text: bytes) -> np.ndarray | None:
     return numbers.reshape(-1, 2)
 
 
-def _parse_line_by_line(text: bytes, path: Path, first_line: int) -> np.ndarray:
+def _parse_line_by_line(chunk: Chunk, path: Path) -> np.ndarray:
     numbers = []
-    for line, words in enumerate(map(bytes.split, text.split(b"\n")), first_line):
+    for line, words in enumerate(map(bytes.split, chunk.text.split(b"\n")), chunk.first_line):
         if not words:
             continue
         if len(words) != 2 or not all(word.isdigit() and len(word) <= _MAX_DIGITS for word in words):

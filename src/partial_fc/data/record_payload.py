@@ -23,6 +23,7 @@ LABEL_LIMIT = 1 << 48  # what two fields hold
 _FIELD_LIMIT = 1 << 24
 _LABEL_IN_TWO_FIELDS = 0x6C6162656C32
 _HEADER = struct.Struct("<IfQQ")
+_PLAIN = struct.Struct("<IIIfQQ")  # magic and length before it
 _FIELDS = {1: struct.Struct("<f"), 2: struct.Struct("<ff")}
 _MAX_KEY = (1 << 63) - 1
 _HEADER_WORDS = 9  # of 4 bytes: magic, length, fields, label, id ×2, id2 ×2, first further field
@@ -82,6 +83,23 @@ def unpack_label(payload: bytes) -> tuple[int, int]:
     if not 0 <= label < LABEL_LIMIT or label != int(label):
         raise RecordError(f"has the label {label:g}, and a label is a whole number from 0 up")
     return int(label), start
+
+
+def unpack_plain(data: bytes) -> tuple[bytes, int] | None:
+    """(image, label) of the record at the start of `data`, if it is one like nearly all.
+
+    That is: of one part, all of it in `data`, its label a whole number below 2²⁴ without further fields. None
+    is the answer for others, broken ones among them: these go the long way.
+    """
+    if len(data) < _PLAIN.size:
+        return None
+    magic, length, fields, label, _, _ = _PLAIN.unpack_from(data)
+    end = length + 8
+    if magic != MAGIC or fields or not _PLAIN.size <= end <= len(data):
+        return None
+    if not 0 <= label < _FIELD_LIMIT or label != int(label):
+        return None
+    return data[_PLAIN.size : end], int(label)
 
 
 def labels_at(words: np.ndarray, at_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

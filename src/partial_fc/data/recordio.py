@@ -64,12 +64,12 @@ class RecordFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.fstat(self._descriptor).st_size
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self.descriptor).st_size
 
     def close(self) -> None:
         """Closes the file; reading after it raises OSError."""
-        descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -78,7 +78,7 @@ class RecordFile:
 
         Raises RecordError when no record starts there or the file ends inside it.
         """
-        data = os.pread(self._descriptor, expected_bytes, offset)
+        data = os.pread(self.descriptor, expected_bytes, offset)
         flag, length = self._parse_part_header(data, offset)
         if flag != _WHOLE:
             return self._read_parts(offset)
@@ -112,7 +112,7 @@ class RecordFile:
         """(start, length) of the bytes of each part; the whole of a part is known to lie in the file."""
         at, expected_flags = offset, (_WHOLE, _FIRST)
         while True:
-            header = os.pread(self._descriptor, _PART_HEADER.size, at)
+            header = os.pread(self.descriptor, _PART_HEADER.size, at)
             flag, length = self._parse_part_header(header, offset)
             if flag not in expected_flags:
                 raise RecordError(f"{self.path}: the parts of the record at byte {offset} do not follow")
@@ -140,7 +140,7 @@ class RecordFile:
         # Compared before reading, so that a damaged length never makes a large allocation.
         if start + length > self.size:
             raise self._cut_short(record_offset, start + length)
-        data = os.pread(self._descriptor, length, start)
+        data = os.pread(self.descriptor, length, start)
         if len(data) < length:
             raise self._cut_short(record_offset, start + length)
         return data

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+
 
 class ImageSource(Protocol):
     """N encoded images, each with the label of its identity.
@@ -37,6 +39,10 @@ class ImageSource(Protocol):
 
     def where(self, index: int) -> str:
         """Where image `index` lies, for messages: the file and the record in it."""
+        ...
+
+    def labels(self) -> np.ndarray:
+        """The label of every image, int64 (N,), without reading the images."""
         ...
 
     def close(self) -> None:

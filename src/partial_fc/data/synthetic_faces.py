@@ -66,7 +66,7 @@ def ensure_synthetic_faces(
         ValueError: a number outside its range, or a directory that holds anything else.
         OSError: the directory cannot be written, or the disk is full; nothing is left behind.
     """
-    directory, plan = Path(directory), FaceSetPlan(**numbers)
+    directory, plan = Path(directory).resolve(), FaceSetPlan(**numbers)
     if _holds(directory, plan):
         return False
     _write(directory, plan, workers, progress)
@@ -84,7 +84,7 @@ def write_synthetic_faces(
 
     Raises as `ensure_synthetic_faces`, and ValueError when the directory holds this very set.
     """
-    directory, plan = Path(directory), FaceSetPlan(**numbers)
+    directory, plan = Path(directory).resolve(), FaceSetPlan(**numbers)
     if _holds(directory, plan):
         raise ValueError(f"{directory} already holds these synthetic faces")
     _write(directory, plan, workers, progress)
@@ -105,7 +105,7 @@ def _holds(directory: Path, plan: FaceSetPlan) -> bool:
     try:
         manifest = json.loads(path.read_text())
         found, sizes = manifest["set"], manifest["bytes"]
-        whole = all((directory / name).stat().st_size == sizes[name] for name in FILES)
+        whole = isinstance(found, dict) and all((directory / f).stat().st_size == sizes[f] for f in FILES)
     except (ValueError, KeyError, TypeError, FileNotFoundError):
         found, whole = None, False
     if not whole:

@@ -52,7 +52,7 @@ def test_neutral_images_of_identities_all_differ_visibly():
 
 
 def test_the_nearest_that_two_identities_can_be_differ_visibly():
-    """Twelve parameters, a quarter of the range each: no two of a data set are nearer."""
+    """Twelve parameters, each by the gap: no two of a data set are nearer."""
     rng = np.random.default_rng(1)
     for _ in range(60):
         position = rng.random(len(RANGES))

@@ -41,6 +41,11 @@ class Softmax:
     projection_S: np.ndarray
 
 
+def unset(*shape: int) -> mx.nd.NDArray:
+    """An array that somebody else is to fill."""
+    return mx.nd.array(np.full(shape, np.nan))
+
+
 def softmax_in_blocks(
     kernels: LogitKernels,
     product_NS: np.ndarray,
@@ -58,14 +63,14 @@ def softmax_in_blocks(
     """
     assert sum(widths) == product_NS.shape[1]
     samples, columns = len(product_NS), TargetColumns.on(mx.cpu(), column_N)
-    state = SoftmaxState(*(mx.nd.full((samples,), np.nan) for _ in range(3)))
+    state = SoftmaxState(*(unset(samples) for _ in range(3)))
     kernels.start(state)
     blocks = []
     for stop, width in zip(np.cumsum(widths).tolist(), widths, strict=True):
         part = slice(stop - width, stop)
         product_NB, inverse_norm_B = mx.nd.array(product_NS[:, part]), mx.nd.array(inverse_norm_S[part])
         targets = BlockTargets(columns, part.start, width)
-        logits_NB = product_NB.copy()
+        logits_NB = mx.nd.array(product_NS[:, part])
         kernels.forward(logits_NB, inverse_norm_B, targets, state)
         blocks.append((product_NB if raw else logits_NB, inverse_norm_B, targets))
     softmax = merge_softmax(
@@ -76,7 +81,7 @@ def softmax_in_blocks(
     target_gradient_N = mx.nd.array(softmax.target_gradient_N, dtype="float32")
     gradients, projections = [], []
     for logits_NB, inverse_norm_B, targets in blocks:
-        projection_B = mx.nd.full(inverse_norm_B.shape, np.nan)
+        projection_B = unset(len(inverse_norm_B))
         kernels.backward(logits_NB, inverse_norm_B, targets, state, excess_N, target_gradient_N, projection_B, raw)
         gradients.append(logits_NB.asnumpy())
         projections.append(projection_B.asnumpy())
@@ -222,7 +227,8 @@ def make_store(
     else:
         stored_momentum = mx.nd.array(momentum_RD, dtype=momentum)
     stored = mx.nd.array(weight_RD, dtype=weight)
-    store = RowStore(0, 0, 0, stored, stored_momentum, scale_R1, inverse_norms(stored.astype("float32")))
+    inverse_norm_R = mx.nd.array(inverse_norms(stored.astype("float32")).asnumpy())
+    store = RowStore(0, 0, 0, stored, stored_momentum, scale_R1, inverse_norm_R)
     store.first_touched(np.arange(rows))
     return store
 
@@ -253,8 +259,8 @@ def take_step(
     if isinstance(rows, slice):
         stored_rows, current_BD = rows, store.weight_RD[rows]
     else:
-        stored_rows, current_BD = mx.nd.array(rows, dtype="int64"), mx.nd.full((count, size), np.nan)
-        kernels.gather(store, stored_rows, current_BD, mx.nd.empty((count,)))
+        stored_rows, current_BD = mx.nd.array(rows, dtype="int64"), unset(count, size)
+        kernels.gather(store, stored_rows, current_BD, unset(count))
     kernels.update(store, stored_rows, current_BD, mx.nd.array(gradient_BD), mx.nd.array(projection_B), rule)
 
     along_B1 = (projection_B.astype(np.float64) * inverse_norm_R[rows] ** 2)[:, None]
@@ -328,9 +334,9 @@ def test_a_row_that_becomes_zero_has_no_direction(row_kernels: RowKernels) -> No
     for rows in (slice(1, 3), mx.nd.array([1, 2], dtype="int64")):
         store = make_store(np.random.default_rng(0), 5, 4)
         store.weight_RD[:], store.momentum_RD[:], store.inverse_norm_R[:] = 1, 0, 0.5
-        current_BD = store.weight_RD[1:3] if isinstance(rows, slice) else mx.nd.ones((2, 4))
+        current_BD = store.weight_RD[1:3] if isinstance(rows, slice) else mx.nd.array(np.ones((2, 4)))
         rule = UpdateRule(gradient_factor=-1.0, projection_factor=0.0, decay=0.0, momentum=0.9)
-        row_kernels.update(store, rows, current_BD, mx.nd.ones((2, 4)), mx.nd.zeros((2,)), rule)
+        row_kernels.update(store, rows, current_BD, mx.nd.array(np.ones((2, 4))), mx.nd.array(np.zeros(2)), rule)
         np.testing.assert_array_equal(store.weight_RD.asnumpy()[:, 0], [1, 0, 0, 1, 1])
         np.testing.assert_array_equal(store.momentum_RD.asnumpy()[:, 0], [0, -1, -1, 0, 0])
         np.testing.assert_array_equal(store.inverse_norm_R.asnumpy(), [0.5, 0, 0, 0.5, 0.5])
@@ -355,7 +361,7 @@ def test_initial_rows_are_those_of_their_classes(row_kernels: RowKernels, weight
 def test_gathered_rows_are_the_stored_ones_as_float32(row_kernels: RowKernels, weight: str) -> None:
     store = make_store(np.random.default_rng(0), 11, 33, weight)
     rows = np.array([0, 3, 4, 10])
-    weight_BD, inverse_norm_B = mx.nd.full((4, 33), np.nan), mx.nd.full((4,), np.nan)
+    weight_BD, inverse_norm_B = unset(4, 33), unset(4)
     row_kernels.gather(store, mx.nd.array(rows, dtype="int64"), weight_BD, inverse_norm_B)
     np.testing.assert_array_equal(weight_BD.asnumpy(), store.weight_RD.asnumpy()[rows].astype(np.float32))
     np.testing.assert_array_equal(inverse_norm_B.asnumpy(), store.inverse_norm_R.asnumpy()[rows])

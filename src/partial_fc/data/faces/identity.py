@@ -2,10 +2,9 @@
 
 The extended quadratic-residue code [48, 24, 12] has 2**24 = 16,777,216 words of 48 bits, and any two of
 them differ in 12 bits or more (MacWilliams and Sloane, *The Theory of Error-Correcting Codes*, ch. 16).
-Identity i owns one word. A bit says in which half of its range a parameter lies; the place inside that
-half is random, and a gap of a quarter of the range stays free between the halves. So any two identities
-differ in at least 12 parameters by at least a quarter of the range, whatever their number, and none has
-to be compared with another.
+Identity i owns one word. A bit says in which half of its range a parameter lies; the place inside that half
+is random, and `GAP` of the range stays free between the halves. So any two identities differ by the gap or
+more in at least 12 parameters, whatever their number, and none has to be compared with another.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ NUM_IDENTITIES = 1 << 24
 
 MIN_DIFFERING_PARAMETERS = 12
 GAP = 0.3
+"""Share of a parameter's range that stays free in its middle."""
 
 # Name: (value at 0, value at 1). Lengths in pixels of a 112×112 image, angles as slopes, colours in HSV
 # (hue in degrees, saturation and value in [0, 1]), the rest relative to what its name says.
@@ -98,7 +98,7 @@ def identity_position(seed: int, index: int) -> np.ndarray:
         seed: non-negative; another seed gives other identities.
         index: in [0, 2**24).
     Returns:
-        (48,) float64. Two positions of one seed differ by more than 0.25 in 12 coordinates or more.
+        (48,) float64. Two positions of one seed differ by `GAP` or more in 12 coordinates or more.
     """
     if not 0 <= index < NUM_IDENTITIES:
         raise ValueError(f"a synthetic identity's index lies in [0, {NUM_IDENTITIES}), got {index}")

@@ -24,7 +24,12 @@ _PRIORITIZED = ctypes.c_int(3)
 
 
 def data_pointer(array: mx.nd.NDArray) -> int:
-    """The address of the first element of an array in the CPU's memory."""
+    """The address of the first element of an array in the CPU's memory.
+
+    Args:
+        array: one that has its memory, such as ``mx.nd.empty`` and ``mx.nd.array`` make. The result of an operation
+            gets it when the operation runs, and an address taken meanwhile may be another one.
+    """
     pointer = ctypes.c_void_p()
     check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
     return pointer.value

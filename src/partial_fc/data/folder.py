@@ -1,0 +1,94 @@
+"""Images in a folder of folders, one folder an identity."""
+
+from __future__ import annotations
+
+import logging
+import os
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+log = logging.getLogger("partial_fc")
+
+_EXTENSIONS = (b".jpg", b".jpeg", b".png")
+
+
+class FolderSource:
+    """The `.jpg`, `.jpeg` and `.png` files of each folder in `directory`: an `ImageSource`.
+
+    Labels number the folders that hold an image, in the order of their names' bytes; images stand in the
+    order of label and name. Names need not be UTF-8. Folders without an image and other files are counted
+    in the log.
+
+    Memory: an image's name and 12 bytes. Raises FileNotFoundError when there is no such directory, ValueError
+    when it holds no image.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        if not Path(directory).is_dir():
+            raise FileNotFoundError(
+                f"there is no folder {directory}: give one with a folder for each identity"
+            )
+        self._directory = os.fsencode(directory)
+        self.name = str(directory)
+        self.identity_names: list[bytes] = []
+        self._names = bytearray()  # of all images, one after the other
+        ends, labels = array("q", [0]), array("i")
+        without_image, others = 0, 0
+        for folder in _entries(self._directory, folders=True):
+            files = _entries(os.path.join(self._directory, folder), folders=False)
+            images = [name for name in files if name.lower().endswith(_EXTENSIONS)]
+            others += len(files) - len(images)
+            if not images:
+                without_image += 1
+                continue
+            for image in images:
+                self._names += image
+                ends.append(len(self._names))
+                labels.append(len(self.identity_names))
+            self.identity_names.append(folder)
+        if without_image or others:
+            log.warning(
+                "%s: %d folders hold no image, and %d files are none: left out",
+                self.name,
+                without_image,
+                others,
+            )
+        if not labels:
+            raise ValueError(
+                f"{directory} holds no image: it needs a folder for each identity with .jpg or .png"
+            )
+        self._ends, self._labels = np.array(ends), np.array(labels)
+        self.num_identities = len(self.identity_names)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def path(self, index: int) -> bytes:
+        """The path of image `index`, as the file system has it."""
+        label = self._labels.item(index)
+        name = self._names[self._ends.item(index) : self._ends.item(index + 1)]
+        return b"/".join((self._directory, self.identity_names[label], name))
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        try:
+            with open(self.path(index), "rb", buffering=0) as file:
+                return file.read(), self._labels.item(index)
+        except OSError as error:
+            raise ValueError(f"{self.where(index)} cannot be read ({error.strerror})") from None
+
+    def where(self, index: int) -> str:
+        return self.path(index).decode(errors="backslashreplace")
+
+    def labels(self) -> np.ndarray:
+        """The label of every image, int64 (N,)."""
+        return self._labels.astype(np.int64)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+def _entries(directory: bytes, *, folders: bool) -> list[bytes]:
+    with os.scandir(directory) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() == folders)
