@@ -2,7 +2,8 @@
 .PHONY: setup check test bench
 
 PYTHON := .venv/bin/python
-BENCHMARKS := $(wildcard benchmarks/*.py)
+# make bench BENCHMARKS="benchmarks/head.py benchmarks/throughput.py"
+BENCHMARKS ?= benchmarks/head.py
 
 setup:
 	bash setup.sh

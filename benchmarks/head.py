@@ -53,6 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kernels", default="auto", help="auto, C or NDArray (%(default)s)")
     parser.add_argument("--logits-chunk", type=int, help="classes whose logits are kept at once (all)")
     parser.add_argument("--steps", type=int, default=11, help="timed steps of each kind (%(default)s)")
+    parser.add_argument("--touch-all", action="store_true", help="give all rows their initial value before timing")
     parser.add_argument("--without-plain", action="store_true", help="leave the plain implementation out")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     return parser.parse_args()
@@ -206,6 +207,8 @@ def measure(arguments: argparse.Namespace, collectives: Collectives) -> dict[str
         plain_before, plain_peak = peak_memory(plain_step)
         plain_peak -= plain_before
 
+    if arguments.touch_all:
+        head.centers.initialize_all()
     products = Products(samples, sampled, arguments.embedding_size, context)
     collectives.reset_traffic()
     head_step()

@@ -29,8 +29,16 @@ CASES = [
     ("NDArray form, all classes", 1, "--classes 100000 --kernels NDArray --batch-size 128"),
     ("NDArray form, all classes, 512", 1, "--classes 100000 --kernels NDArray --batch-size 512 --without-plain"),
     ("NDArray form, a tenth of 500,000", 1, "--classes 500000 --sample-ratio 0.1 --kernels NDArray --batch-size 128"),
-    ("S = 20,000 a rank of 1 M", 2, "--classes 1000000 --sample-ratio 0.04 --storage float16/int8 --without-plain"),
-    ("S = 20,000 a rank of 10 M", 2, "--classes 10000000 --sample-ratio 0.004 --storage float16/int8 --without-plain"),
+    (
+        "S = 20,000 a rank of 1 M",
+        2,
+        "--classes 1000000 --sample-ratio 0.04 --storage float16/int8 --without-plain --touch-all",
+    ),
+    (
+        "S = 20,000 a rank of 10 M",
+        2,
+        "--classes 10000000 --sample-ratio 0.004 --storage float16/int8 --without-plain --touch-all",
+    ),
 ]
 COLUMNS = ("head_ms", "gemm_ms", "head_over_gemm", "head_over_blas_gemm", "plain_over_head", "extra_mb", "logits_mb")
 

@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "src")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("", "src", "benchmarks")]
 
 import numpy as np  # noqa: E402
+from results import write_results  # noqa: E402
 
 import symbol  # noqa: E402
 from partial_fc.backbone import Backbone  # noqa: E402
@@ -187,6 +188,9 @@ def main() -> int:
             f"{figures['identities']} identities on {figures['ranks']} ranks: {figures['seconds_per_step']:.2f} s a "
             f"step, {figures['peak_gib']:.2f} GiB in all ranks together, {figures['swapped_gib']:.2f} GiB swapped"
         )
+        name = "ten_million" if figures["identities"] == 10_000_000 else f"identities_{figures['identities']}"
+        row = figures | {"losses": " ".join(f"{loss:.3f}" for loss in figures["losses"])}
+        print(f"wrote {write_results(name, [row])}", flush=True)
         if arguments.json:
             print(json.dumps(figures), flush=True)
     collectives.close()

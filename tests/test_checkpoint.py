@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +162,33 @@ class TestOverAnEarlierOne:
         (left / "centers-5-of-8.params").write_text("half of a file")
         save(trained(SingleProcess()), tmp_path)
         check_manifest(tmp_path / "update-00000007", expected_files(1))
+
+
+def test_everything_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure leaves a whole directory or none."""
+    done = []
+    sync, replace = os.fsync, os.replace
+
+    def recorded_sync(descriptor: int) -> None:
+        sync(descriptor)
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    def recorded_replace(source: Path, target: Path) -> None:
+        replace(source, target)
+        done.append((str(source), str(target)))
+
+    monkeypatch.setattr(os, "fsync", recorded_sync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    final, partial = save(trained(SingleProcess()), tmp_path), tmp_path / ".update-00000007.partial"
+    published = done.index((str(partial), str(final)))
+    files = expected_files(1) | {MANIFEST}
+    assert {str(partial), *(str(partial / name) for name in files)} <= set(done[:published])
+    assert str(tmp_path) in done[published:]
+    for name in BACKBONE_FILES:
+        (copied,) = (i for i, act in enumerate(done) if isinstance(act, tuple) and act[1] == str(tmp_path / name))
+        assert published < done.index(done[copied][0]) < copied, "the copy is synced before it takes the name"
 
 
 class TestMachines:

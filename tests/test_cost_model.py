@@ -56,7 +56,7 @@ def part_bytes(setting: Setting, name: str) -> int:
 )
 def test_head_memory_is_within_a_tenth_of_the_benchmark(case):
     # At a ratio of 0.3 the benchmark's three steps touch almost every page of the centers.
-    setting = Setting(60_000, 1, 256, 256, device="cpu", **case)
+    setting = Setting(60_000, 1, 128, 256, device="cpu", **case)
     options = {
         "classes": setting.identities,
         "batch-size": setting.batch_size,
@@ -72,14 +72,15 @@ def test_head_memory_is_within_a_tenth_of_the_benchmark(case):
         command += [f"--{name}", str(value)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_"))}
     environment |= {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=60, check=True)
+    run = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=120, check=True)
     figures = json.loads(run.stdout.splitlines()[-1])
     if figures["kernels"] != "C":
         pytest.skip("the head's kernels are not compiled here")
     parts = head_memory(setting)
     assert setting.sampled == pytest.approx(figures["sampled"], abs=figures["sampled"] / 100)
     assert total(parts) / MIB == pytest.approx(figures["extra_mb"] + figures["centers_mb"], rel=0.1)
-    assert (total(parts) / MIB - figures["centers_mb"]) == pytest.approx(figures["extra_mb"], rel=0.15)
+    extra = total(parts) / MIB - figures["centers_mb"]
+    assert extra == pytest.approx(figures["extra_mb"], rel=0.1, abs=2.5)  # a process is not exact to the MiB
 
 
 # ---- memory, by hand ----

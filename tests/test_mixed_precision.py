@@ -34,6 +34,10 @@ def test_fp32_keeps_the_scale_1_whatever_happens() -> None:
     assert values_after(loss_scale_for(fp16=False), [False, True] * 1001) == [1.0] * 2002
 
 
+def test_without_an_interval_an_overflow_leaves_the_scale_where_it_is() -> None:
+    assert values_after(LossScale(value=8.0, growth_interval_updates=0), [False, True, False]) == [8.0] * 3
+
+
 def test_fp16_starts_with_a_power_of_two_that_moves() -> None:
     scale = loss_scale_for(fp16=True)
     assert scale.value == 2.0**12

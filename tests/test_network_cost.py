@@ -10,25 +10,24 @@ import pytest
 import symbol
 from partial_fc.network_cost import network_cost
 
-TOY_EMBEDDING = 32
 MIB = 2**20
 
 
-def toy_flops(embedding_size: int) -> int:
-    """Of the thin IResNet at 56×56, layer by layer, without the PReLUs' depthwise products."""
-    macs = 56 * 56 * 16 * 3 * 9
-    side, inputs = 56, 16
-    for width in (32, 64, 128):
-        macs += side * side * width * inputs * 9  # the first unit's conv1 keeps the resolution
+def r18_flops(embedding_size: int) -> int:
+    """Of IResNet-18 at 112×112, layer by layer."""
+    macs = 112 * 112 * 64 * 3 * 9
+    side, inputs = 112, 64
+    for width in (64, 128, 256, 512):
+        macs += side * side * width * inputs * 9  # the first unit's first convolution keeps the resolution
         side //= 2
-        macs += side * side * width * (width * 9 + inputs)  # its conv2 and the shortcut halve it
+        macs += side * side * width * (width * 9 + inputs)  # its second and its shortcut halve it
         macs += 2 * side * side * width * width * 9  # the second unit
         inputs = width
     return 2 * (macs + side * side * inputs * embedding_size)
 
 
 def test_flops_are_those_of_the_layers():
-    assert network_cost("toy", embedding_size=TOY_EMBEDDING).flops_per_image == toy_flops(TOY_EMBEDDING)
+    assert network_cost("r18", embedding_size=32).flops_per_image == r18_flops(32)
 
 
 @pytest.mark.parametrize(("name", "gigaflops"), [("r50", 12.62), ("r100", 24.18), ("mobilefacenet", 0.44)])
@@ -70,8 +69,8 @@ def test_emulated_fp16_saves_nothing():
 
 
 def test_activations_grow_with_the_image():
-    small, large = (network_cost("toy", image_size=size) for size in (56, 112))
-    assert large.activation_bytes_per_image == pytest.approx(4 * small.activation_bytes_per_image, rel=0.01)
+    small, large = (network_cost("r18", image_size=size) for size in (112, 224))
+    assert large.activation_bytes_per_image == pytest.approx(4 * small.activation_bytes_per_image, rel=0.001)
     assert large.input_bytes_per_image == 4 * small.input_bytes_per_image
 
 

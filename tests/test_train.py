@@ -106,6 +106,29 @@ class TestARun:
         assert losses[0] == losses[1]
         assert losses[0] != losses[2]
 
+    @pytest.mark.parametrize("loader", ["TrainingLoader", "RandomLoader"])
+    def test_the_loader_is_that_of_the_rank_and_the_options(
+        self, faces: Path, monkeypatch: pytest.MonkeyPatch, loader: str
+    ) -> None:
+        made = {}
+
+        def make_none(source: object, *, rank: int, **options: object) -> None:
+            made[rank] = options
+            raise ValueError("no loader")
+
+        monkeypatch.setattr(f"partial_fc.train.{loader}", make_none)
+        monkeypatch.setitem(default.DATASETS, "100w", default.DATASETS["100w"] | {"num_identities": 1001})
+        arguments = arguments_for(faces, "--seed", "5", "--workers", "3")
+        config = parse_arguments(
+            arguments if loader == "TrainingLoader" else ["--dataset", "100w", *arguments[2:]], "toy"
+        )
+        with pytest.raises(RankError, match="no loader"):
+            run_thread_ranks(2, lambda collectives: train(config, collectives))
+        expected = {"batch_size": 8, "image_size": 24, "ranks": 2, "seed": 5}
+        if loader == "TrainingLoader":
+            expected["threads"] = 3
+        assert made == {0: expected, 1: expected}
+
     def test_the_learning_rate_falls_at_its_steps(self, faces: Path) -> None:
         assert main(arguments_for(faces, "--lr-steps", "1,2")) == 0
         rates = [record["learning_rate"] for record in log_of(faces)]

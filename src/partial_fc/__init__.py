@@ -2,7 +2,5 @@
 
 import os
 
-# MXNet's oneDNN fusion of layers fails in networks bound without gradients, from the second batch on ("Check failed:
-# !IsMKLDNNData()"), and does nothing for those bound with them.
-os.environ.setdefault("MXNET_SUBGRAPH_BACKEND", "NONE")
+# MXNet says at every binding of a network which fusion of layers it uses.
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")

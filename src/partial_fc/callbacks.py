@@ -16,7 +16,7 @@ from mxboard import SummaryWriter
 from tqdm import tqdm
 
 from partial_fc.backbone import Backbone
-from partial_fc.collectives import Collectives, together
+from partial_fc.collectives import Collectives
 from partial_fc.evaluation.verification import VerificationResult, verify_set
 from partial_fc.evaluation.verification_set import VerificationSet
 from partial_fc.trainer import StepReport
@@ -230,15 +230,15 @@ class Verify:
         self._last_update = update
         self._backbone.average_statistics()
         for verification_set in self._sets:
-            with together(self._collectives, "verification"):
-                self.results[verification_set.name] = verify_set(
-                    verification_set,
-                    self._backbone.embed,
-                    image_size=self._backbone.image_size,
-                    batch_size=self._backbone.batch_size,
-                    collectives=self._collectives,
-                )
-            self._write(update, verification_set.name, self.results[verification_set.name])
+            result = verify_set(
+                verification_set,
+                self._backbone.embed,
+                image_size=self._backbone.image_size,
+                batch_size=self._backbone.batch_size,
+                collectives=self._collectives,
+            )
+            self.results[verification_set.name] = result
+            self._write(update, verification_set.name, result)
 
     def _write(self, update: int, name: str, result: VerificationResult) -> None:
         accuracy, deviation = 100 * result.accuracy, 100 * result.accuracy_std

@@ -62,4 +62,5 @@ class Storage:
 
     def bytes_per_row(self, embedding_size: int) -> int:
         """Bytes of one class: its row, its momentum, their scale and the inverse norm."""
-        return embedding_size * (_BYTES[self.weight] + _BYTES[self.momentum]) + 4 + (4 if self.momentum == "int8" else 0)
+        scale = 4 if self.momentum == "int8" else 0
+        return embedding_size * (_BYTES[self.weight] + _BYTES[self.momentum]) + scale + 4

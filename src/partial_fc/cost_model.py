@@ -26,10 +26,10 @@ from partial_fc.network_cost import NetworkCost
 MIB = 2**20
 DEVICES = ("gpu", "cpu")
 
-# A CPU rank before it does anything: the interpreter, MXNet and Horovod (measured).
-CPU_PROCESS_BYTES = 170 * MIB
-# What the first operations leave there: the engine's threads, oneDNN's code (measured: 15–17 MiB).
-CPU_FIRST_USE_BYTES = 16 * MIB
+# A CPU rank before it does anything: the interpreter, MXNet with its threads and oneDNN's code, Horovod (measured).
+CPU_PROCESS_BYTES = 190 * MIB
+# What the libraries keep there of a layer's first step: scratch and code for its sizes (measured: 2–4 MiB).
+CPU_FIRST_STEP_BYTES = 3 * MIB
 # A GPU rank before it does anything, as nvidia-smi shows it: the CUDA context with the kernels of MXNet, cuDNN and
 # NCCL, and cuDNN's work space. An assumption, to be replaced by what an idle rank shows: 0.7–1.3 GiB are common.
 GPU_PROCESS_BYTES = 1000 * MIB
@@ -175,7 +175,7 @@ def head_memory(setting: Setting) -> list[Part]:
     if s.device == "gpu":
         parts.append(Part("temporaries of the kernels", 4 * NDARRAY_TEMPORARIES * s.block * (n + d)))
     else:
-        parts.append(Part("threads and code of the libraries", CPU_FIRST_USE_BYTES))
+        parts.append(Part("scratch of the libraries", CPU_FIRST_STEP_BYTES))
     return parts
 
 

@@ -74,6 +74,7 @@ def test_any_list_is_read(tmp_path_factory, lines, data):
         b"key x7",
         b"k" * 512 + b" 1",
         b"k\xb2",
+        b"1 a5",
     ],
 )
 def test_a_line_that_is_no_key_and_label_is_named(path, bad):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from partial_fc.data import lmdb_source
 from partial_fc.data.lmdb_source import Datum, LmdbSource, unpack_datum
 
 FACES = [(f"person {i // 2}/{i}.jpg".encode(), b"\xff\xd8" + bytes([i]) * (50 * i), i // 2) for i in range(7)]
@@ -114,6 +115,13 @@ def test_a_datum_is_what_protobuf_says(data, zeros, other_field):
     for length in range(1, min(len(value), 5)):
         with pytest.raises(ValueError, match="is no Datum message"):
             unpack_datum(value[:-length])
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 16_383, 16_384, 2_097_152])
+def test_messages_of_the_one_field_need_no_protobuf(monkeypatch, length):
+    value = Datum(data=bytes(length)).SerializeToString()
+    monkeypatch.delattr(lmdb_source, "Datum")
+    assert unpack_datum(value) == bytes(length)
 
 
 @settings(max_examples=100, deadline=None)

@@ -118,6 +118,7 @@ def test_the_short_way_says_what_the_long_one_does_or_nothing(payload, follows, 
 
 def test_a_part_is_no_plain_record():
     assert unpack_plain(frame(pack_label(5, key=1) + struct.pack("<I", MAGIC))) is None
+    assert unpack_plain(frame(bytes(20)) + bytes(20)) is None  # ends before its image
     record = frame(pack_label(5, key=1))
     assert unpack_plain(record) == (b"", 5)
     for length in range(len(record)):

@@ -61,18 +61,17 @@ _Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _parse_in_bulk(chunk: Chunk) -> _Columns | None:
-    """(starts of keys in the file, lengths, labels), if no line has blanks but the one before its label."""
-    text = chunk.text if chunk.text.endswith(b"\n") else chunk.text + b"\n"
-    characters = np.frombuffer(text, np.uint8)
+    """(starts of keys in the file, lengths, labels), if each line has a key, one blank and a label."""
+    if not chunk.text.endswith(b"\n"):
+        return None
+    characters = np.frombuffer(chunk.text, np.uint8)
     ends_L = np.flatnonzero(characters == _NEWLINE)
     starts_L = np.concatenate([[0], ends_L[:-1] + 1])
-    ends_L = ends_L - (characters[ends_L - 1] == _RETURN) * (ends_L > starts_L)
-    filled = ends_L > starts_L
-    starts_L, ends_L = starts_L[filled], ends_L[filled]
-    labels_L, digits_L = _numbers_before(characters, starts_L, ends_L)
+    ends_L = ends_L - (characters[ends_L - 1] == _RETURN)
+    labels_L, digits_L = _numbers_before(characters, ends_L)
     blanks_L = ends_L - digits_L - 1  # where the one between key and label is
     lengths_L = blanks_L - starts_L
-    if len(starts_L) == 0 or not ((digits_L > 0) & (lengths_L > 0) & (lengths_L <= _MAX_KEY_BYTES)).all():
+    if not ((digits_L > 0) & (lengths_L > 0) & (lengths_L <= _MAX_KEY_BYTES)).all():
         return None
     around = np.stack([characters[starts_L], characters[blanks_L - 1], characters[blanks_L]])
     is_blank = (around == _BLANK) | (around == _TAB)
@@ -81,15 +80,12 @@ def _parse_in_bulk(chunk: Chunk) -> _Columns | None:
     return chunk.offset + starts_L, lengths_L, labels_L
 
 
-def _numbers_before(
-    characters: np.ndarray, starts_L: np.ndarray, ends_L: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(the number whose digits end each line, how many these are), both 0 where there is none."""
+def _numbers_before(characters: np.ndarray, ends_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the number whose digits stand before each end, how many these are), both 0 where there is none."""
     numbers_L, digits_L = np.zeros(len(ends_L), np.int64), np.zeros(len(ends_L), np.int64)
     for place in range(_MAX_DIGITS):
-        at_L = ends_L - 1 - place
-        character_L = characters[np.maximum(at_L, 0)]
-        is_next_L = (character_L >= _ZERO) & (character_L <= _NINE) & (at_L >= starts_L) & (digits_L == place)
+        character_L = characters[ends_L - 1 - place]
+        is_next_L = (character_L >= _ZERO) & (character_L <= _NINE) & (digits_L == place)
         if not is_next_L.any():
             break
         numbers_L += is_next_L * 10**place * (character_L.astype(np.int64) - _ZERO)

@@ -40,19 +40,22 @@ def read_index(path: Path) -> RecordIndex:
 
 def make_index(keys_N: np.ndarray, offsets_N: np.ndarray, path: Path) -> RecordIndex:
     """The index of records given in any order. Raises ValueError, naming `path`, for one given twice."""
-    count, first_key, last_key = len(keys_N), int(keys_N.min()), int(keys_N.max())
-    consecutive = last_key - first_key == count - 1
+    first_key, last_key = int(keys_N.min()), int(keys_N.max())
+    consecutive = last_key - first_key == len(keys_N) - 1
     if not _ascending(keys_N):
-        offsets_N = _by_key(keys_N - first_key, offsets_N) if consecutive else offsets_N[np.argsort(keys_N)]
-        keys_N = np.sort(keys_N)
-        if not _ascending(keys_N):
-            key = keys_N[1:][keys_N[1:] == keys_N[:-1]][0]
-            raise ValueError(f"{path}: the index names record {key} twice; make it again")
-    if not _ascending(offsets_N):
-        sorted_offsets = np.sort(offsets_N)
-        if not _ascending(sorted_offsets):
-            offset = sorted_offsets[1:][sorted_offsets[1:] == sorted_offsets[:-1]][0]
-            raise ValueError(f"{path}: the index gives offset {offset} to two records; make it again")
+        if consecutive:  # sorted by scattering, in two arrays fewer
+            sorted_offsets = np.full_like(offsets_N, -1)
+            sorted_offsets[keys_N - first_key if first_key else keys_N] = offsets_N
+            has_repeated, offsets_N = sorted_offsets.min() < 0, sorted_offsets
+        else:
+            order_N = np.argsort(keys_N)
+            keys_N, offsets_N = keys_N[order_N], offsets_N[order_N]
+            has_repeated = not _ascending(keys_N)
+        if has_repeated:
+            raise ValueError(f"{path}: the index names record {_repeated(keys_N)} twice; make it again")
+    if not _ascending(offsets_N) and not _ascending(np.sort(offsets_N)):
+        offset = _repeated(offsets_N)
+        raise ValueError(f"{path}: the index gives offset {offset} to two records; make it again")
     return RecordIndex(range(first_key, last_key + 1) if consecutive else keys_N, offsets_N)
 
 
@@ -60,11 +63,9 @@ def _ascending(numbers: np.ndarray) -> bool:
     return bool((numbers[1:] > numbers[:-1]).all())
 
 
-def _by_key(ranks_N: np.ndarray, offsets_N: np.ndarray) -> np.ndarray:
-    """Sorting by scattering: three arrays where an argsort would hold four."""
-    sorted_offsets = np.empty_like(offsets_N)
-    sorted_offsets[ranks_N] = offsets_N
-    return sorted_offsets
+def _repeated(numbers: np.ndarray) -> int:
+    in_order = np.sort(numbers)
+    return int(in_order[1:][in_order[1:] == in_order[:-1]][0])
 
 
 def _read_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ from partial_fc.head.partition import ClassPartition
 from partial_fc.head.sampler import sample_rows
 from partial_fc.head.softmax import MergedSoftmax, merge_softmax
 
-DEFAULT_BLOCK_ROWS = 2048
+DEFAULT_BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,13 @@ def test_what_is_nearer_moves_further(face, pose, axis):
     assert moved[2] - moved[0] > 8.0
 
 
+def test_what_is_nearer_looks_larger(face):
+    points = np.array([(-10.0, 0.0, -15.0), (10.0, 0.0, -15.0), (-10.0, 0.0, 30.0), (10.0, 0.0, 30.0)])
+    probe = replace(face, points_P3=points, moves_KP2=np.zeros((len(EXPRESSIONS), 4, 2)))
+    x = pose_corners(probe, Pose(), STILL)[:, 0]
+    assert x[3] - x[2] > 1.1 * (x[1] - x[0])
+
+
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_every_expression_is_seen(face, expression):
     weights = tuple(float(name == expression) for name in EXPRESSIONS)
