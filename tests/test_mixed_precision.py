@@ -40,5 +40,5 @@ def test_without_an_interval_an_overflow_leaves_the_scale_where_it_is() -> None:
 
 def test_fp16_starts_with_a_power_of_two_that_moves() -> None:
     scale = loss_scale_for(fp16=True)
-    assert scale.value == 2.0**12
-    assert values_after(scale, [False] + [True] * scale.growth_interval_updates)[-1] == 2.0**12
+    assert scale.value == 2.0**10
+    assert values_after(scale, [False] + [True] * scale.growth_interval_updates)[-1] == 2.0**10

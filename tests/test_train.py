@@ -147,7 +147,7 @@ class TestARun:
     def test_mixed_precision_has_a_loss_scale(self, faces: Path, option: str) -> None:
         assert main(arguments_for(faces, option, "--max-update", "2")) == 0
         assert {record["loss_scale"] for record in log_of(faces)} <= {2.0**scale for scale in range(13)}
-        assert log_of(faces)[0]["loss_scale"] == 4096
+        assert log_of(faces)[0]["loss_scale"] == 1024
 
     def test_fp16_computes_in_another_precision_and_saves_the_plain_network(self, faces: Path) -> None:
         assert main(arguments_for(faces, "--max-update", "1")) == 0

@@ -27,7 +27,7 @@ MIB = 2**20
 DEVICES = ("gpu", "cpu")
 
 # A CPU rank before it does anything: the interpreter, MXNet with its threads and oneDNN's code, Horovod (measured).
-CPU_PROCESS_BYTES = 190 * MIB
+CPU_PROCESS_BYTES = 200 * MIB
 # What the libraries keep there of a layer's first step: scratch and code for its sizes (measured: 2–4 MiB).
 CPU_FIRST_STEP_BYTES = 3 * MIB
 # A GPU rank before it does anything, as nvidia-smi shows it: the CUDA context with the kernels of MXNet, cuDNN and
@@ -168,7 +168,8 @@ def head_memory(setting: Setting) -> list[Part]:
         Part("sampling", s.classes + 8 * sampled * (1 if s.in_place else 2), beside),
     ]
     if not s.in_place:
-        gathered = 4 * chunk * (d + 1)
+        ahead = s.logits_chunk is None and sampled < s.classes  # else block by block, in two places by turns
+        gathered = 4 * (sampled if ahead else 2 * s.block) * (d + 1)
         parts.append(Part("gathered centers", gathered))
         if s.device == "gpu" and s.storage.tier != "device":
             parts.append(Part("gathered centers on their way", gathered, "host"))

@@ -22,7 +22,7 @@ class LossScale:
         clean_updates: updates since the last change or overflow.
     """
 
-    value: float = 2.0**12
+    value: float = 2.0**10
     growth_interval_updates: int = 1000
     clean_updates: int = 0
 

@@ -43,9 +43,6 @@ def read_size(image_bytes: bytes) -> tuple[int, int]:
 
     Raises DecodeError for other formats, for a broken header and for an image that is cut short.
     """
-    usual = _USUAL_JPEG.match(image_bytes)
-    if usual and image_bytes.endswith(_JPEG_END):
-        return _HEIGHT_WIDTH.unpack(usual[1])
     if image_bytes.startswith(_JPEG_START):
         return _jpeg_size(image_bytes)
     if image_bytes.startswith(_PNG_START):
@@ -70,7 +67,11 @@ def decode(
 
     Raises DecodeError when the bytes are not a sound image, or one of more than `MAX_PIXELS` pixels.
     """
-    height, width = read_size(image_bytes)
+    usual = _USUAL_JPEG.match(image_bytes)
+    if usual and image_bytes.endswith(_JPEG_END):
+        height, width = _HEIGHT_WIDTH.unpack(usual[1])
+    else:
+        height, width = read_size(image_bytes)
     if not 0 < height * width <= MAX_PIXELS:
         raise DecodeError(f"has {width} × {height} pixels, and from 1 to {MAX_PIXELS} are accepted")
     try:
@@ -82,11 +83,11 @@ def decode(
     if image_size is not None and bgr_HWC.shape[:2] != image_size:
         bgr_HWC = _resize(bgr_HWC, image_size)
     if not mirror:
-        return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB, dst=out_HWC)
+        return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB, out_HWC)
     if out_HWC is None:
         out_HWC = np.empty_like(bgr_HWC)
     # The bytes of a row back to front are the mirrored row in the other order of colours.
-    cv2.flip(bgr_HWC.reshape(len(bgr_HWC), -1), 1, dst=out_HWC.reshape(len(bgr_HWC), -1))
+    cv2.flip(bgr_HWC.reshape(len(bgr_HWC), -1), 1, out_HWC.reshape(len(bgr_HWC), -1))
     return out_HWC
 
 

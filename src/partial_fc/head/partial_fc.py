@@ -171,7 +171,9 @@ class PartialFC:
         row_S = sample_rows(self.centers.count, positives, self.sample_ratio, rng)
         columns = TargetColumns.on(self._context, np.where(owned_N, np.searchsorted(row_S, row_N), -1))
         blocks = self.centers.blocks(row_S)
-        ahead = blocks if self._keeps_logits else []
+        # A sample travels beside the backbone's forward pass. All rows would be a second W: they are loaded block by
+        # block, and so are those whose logits are not kept either.
+        ahead = blocks if self._keeps_logits and len(row_S) < self.centers.count else []
         loaded = [self.centers.load(block, slot) for slot, block in enumerate(ahead)]
         return SampledClasses(update, row_S, blocks, loaded, columns)
 
@@ -256,8 +258,8 @@ class PartialFC:
         return _through_normalization(own_BD, pending.unit_ND[own], pending.inverse_norm_N1[own])
 
     def _loaded(self, sample: SampledClasses, number: int) -> LoadedBlock:
-        """A block's rows: those on the way since the labels were known, or loaded now to where the last ones were."""
-        return sample.loaded[number] if sample.loaded else self.centers.load(sample.blocks[number], slot=0)
+        """A block's rows: those on the way since the labels were known, or loaded now, where the last but one were."""
+        return sample.loaded[number] if sample.loaded else self.centers.load(sample.blocks[number], slot=number % 2)
 
     def _logits_buffer(self, number: int, n: int, block: CenterBlock) -> mx.nd.NDArray:
         return self._buffers.get("logits", number if self._keeps_logits else 0, (n, block.size))
