@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # One rank of the training: its environment, then the training command with the arguments as they come.
 #
-#   horovodrun -np 8 -H localhost:8 bash config.sh [options]      eight ranks here
-#   horovodrun -np 16 -H ip1:8,ip2:8 bash config.sh [options]     two machines
+#   horovodrun -np 8 -H localhost:8 bash config.sh [-- options]   eight ranks here
+#   horovodrun -np 16 -H ip1:8,ip2:8 bash config.sh [-- options]  two machines
 #   bash config.sh --help                                         the options
 #
 # What is set already stays as it is. PYTHON names another interpreter than the one of .venv.

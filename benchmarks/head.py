@@ -17,6 +17,7 @@ import os
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,11 +29,12 @@ import numpy as np  # noqa: E402
 
 import default  # noqa: E402
 from partial_fc.center_storage import Storage  # noqa: E402
-from partial_fc.collectives import Collectives  # noqa: E402
+from partial_fc.collectives import Collectives, RankError, together  # noqa: E402
 from partial_fc.device import compute_context  # noqa: E402
 from partial_fc.head import matmul  # noqa: E402
 from partial_fc.head.margin import Margin  # noqa: E402
 from partial_fc.head.partial_fc import DEFAULT_BLOCK_ROWS, PartialFC  # noqa: E402
+from partial_fc.head.partition import ClassPartition  # noqa: E402
 from partial_fc.head.row_store import check_room  # noqa: E402
 from partial_fc.horovod_collectives import connect  # noqa: E402
 from partial_fc.testing_plain import PlainPartialFC  # noqa: E402
@@ -148,15 +150,18 @@ def warm_up(arguments: argparse.Namespace, collectives: Collectives, context: mx
 
 def measure(arguments: argparse.Namespace, collectives: Collectives) -> dict[str, object]:
     """Runs everything and returns the figures, the same on every rank."""
-    context = compute_context(collectives.local_rank)
-    storage = Storage.parse(arguments.storage, arguments.storage_directory)
-    check_room(
-        storage,
-        num_classes=arguments.classes,
-        embedding_size=arguments.embedding_size,
-        context=context,
-        collectives=collectives,
-    )
+    with together(collectives, "room"):
+        context = compute_context(collectives.local_rank)
+        storage = Storage.parse(arguments.storage, arguments.storage_directory)
+        ClassPartition(arguments.classes, collectives.size)
+        check_room(
+            storage,
+            num_classes=arguments.classes,
+            embedding_size=arguments.embedding_size,
+            context=context,
+            collectives=collectives,
+        )
+    warm_up(arguments, collectives, context)
     recipe = default.LOSSES[arguments.loss]
     margin = Margin(recipe["loss_m1"], recipe["loss_m2"], recipe["loss_m3"])
     problem = Problem(arguments, collectives, context)
@@ -187,7 +192,6 @@ def measure(arguments: argparse.Namespace, collectives: Collectives) -> dict[str
         for _ in range(3):
             head_step()
 
-    warm_up(arguments, collectives, context)
     before, peak = peak_memory(several_steps)
     rows = head.centers.count
     stored = rows * storage.bytes_per_row(arguments.embedding_size) / MIB
@@ -281,10 +285,14 @@ def main() -> int:
     collectives = connect()
     try:
         figures = measure(arguments, collectives)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except RankError as error:  # all ranks have it
+        if collectives.rank == 0:
+            print(f"error: {error}", file=sys.stderr)
         collectives.close()
         return 2
+    except BaseException:
+        traceback.print_exc()
+        collectives.abort(1)  # the others wait for this rank
     if collectives.rank == 0:
         show(figures)
         if arguments.json:

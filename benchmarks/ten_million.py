@@ -15,6 +15,7 @@ import json
 import os
 import statistics
 import sys
+import traceback
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -112,8 +113,8 @@ def memory() -> dict[str, float]:
 def run(arguments: argparse.Namespace, collectives: Collectives) -> dict[str, object]:
     """Trains and returns the figures."""
     context = compute_context(collectives.local_rank)
-    storage = Storage.parse(arguments.storage, arguments.storage_directory)
     with together(collectives, "room"):
+        storage = Storage.parse(arguments.storage, arguments.storage_directory)
         check_room(
             storage,
             num_classes=arguments.identities,
@@ -183,6 +184,9 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr, flush=True)
         collectives.close()
         return 2
+    except BaseException:
+        traceback.print_exc()
+        collectives.abort(1)  # the others wait for this rank
     if collectives.rank == 0:
         print(
             f"{figures['identities']} identities on {figures['ranks']} ranks: {figures['seconds_per_step']:.2f} s a "

@@ -11,7 +11,7 @@ export PATH="$root/.venv/bin:$PATH"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Ranks that wait leave their core to those that compute.
 export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
-options=(-np "${NP:-2}" -H "localhost:${NP:-2}" --bind-to none -mca btl '^openib')
+options=(-np "${NP:-2}" -H "localhost:${NP:-2}" --bind-to none -mca pml ob1 -mca btl '^openib')
 if [ "$(id -u)" -eq 0 ]; then
     options+=(--allow-run-as-root)
 fi

@@ -174,20 +174,25 @@ class SaveModel:
 
     Args:
         save: writes the model, called on every rank; returns where.
+        max_update: the update that ends training, unless something ends it before.
 
     Attributes:
         directory: what ``save`` returned.
     """
 
-    def __init__(self, save: Callable[[], Path]) -> None:
+    def __init__(self, save: Callable[[], Path], max_update: int | None = None) -> None:
         self._save = save
+        self._max_update = max_update
         self.directory: Path | None = None
 
     def after_update(self, report: StepReport) -> bool:
+        if report.update == self._max_update:
+            self.directory = self._save()
         return True
 
     def at_end(self, report: StepReport) -> None:
-        self.directory = self._save()
+        if self.directory is None:
+            self.directory = self._save()
 
 
 class Verify:

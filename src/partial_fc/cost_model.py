@@ -111,7 +111,7 @@ class Setting:
     @property
     def block(self) -> int:
         """The most classes that are worked on at once."""
-        return min(DEFAULT_BLOCK_ROWS, self.sampled, self.logits_chunk or self.sampled)
+        return min(self.logits_chunk or DEFAULT_BLOCK_ROWS, self.sampled)
 
     @property
     def in_place(self) -> bool:

@@ -89,7 +89,7 @@ def train(config: RunConfig, collectives: Collectives) -> None:
         with together(collectives, "log"):
             log = resources.enter_context(closing(Log(config.run_directory, config.max_update, collectives)))
         _describe(config, collectives, context, num_classes, len(source) if source else None)
-        save = SaveModel(lambda: _save(config, collectives, trainer, num_classes))
+        save = SaveModel(lambda: _save(config, collectives, trainer, num_classes), config.max_update)
         callbacks = [LogProgress(log, config.log_every_updates, config.max_update), save]
         if verification_sets:
             every = config.verify_every_updates

@@ -12,9 +12,9 @@ import mxnet as mx
 import numpy as np
 
 from partial_fc.backbone import Backbone
-from partial_fc.collectives import Collectives, raise_together
+from partial_fc.collectives import Collectives, RankError, raise_together
 from partial_fc.data.batch import Batch, Loader
-from partial_fc.head.partial_fc import PartialFC
+from partial_fc.head.partial_fc import PartialFC, SampledClasses
 from partial_fc.mixed_precision import LossScale
 from partial_fc.optimizer import SGD
 
@@ -97,7 +97,7 @@ class Trainer:
 
         embedding_BD = self.backbone.forward(batch.images_BHWC) if batch else None
         label_N = self._exchange_labels(batch, error)  # from here on beside the backbone's forward pass
-        sample = self.head.sample(label_N, self.update)
+        sample = self._sample(label_N)
         embedding_BD.wait_to_read()
         clock.lap("backbone")
 
@@ -129,6 +129,13 @@ class Trainer:
             milliseconds=clock.milliseconds,
             skipped=skipped,
         )
+
+    def _sample(self, label_N: np.ndarray) -> SampledClasses:
+        """This rank's classes of the step; labels are the same on all ranks, and so is a complaint about them."""
+        try:
+            return self.head.sample(label_N, self.update)
+        except ValueError as error:
+            raise RankError(str(error)) from error
 
     def _next_batch(self) -> tuple[Batch | None, str | None]:
         try:

@@ -81,7 +81,7 @@ class PartialFC:
         context: the device that computes.
         storage: where and as what the centers are kept.
         kernels: the form of the element-wise work: ``auto``, ``C`` or ``NDArray``.
-        block_rows: the most classes that are worked on at once.
+        block_rows: the most classes that are worked on at once, where ``logits_chunk`` does not say.
         logits_chunk: None keeps the logits of all sampled classes, N·S float32, from the forward to the backward
             pass. A number keeps those of so many classes alone and computes them again (arXiv 2411.09009): one
             matrix product more, and memory that does not grow with the classes.
@@ -136,7 +136,7 @@ class PartialFC:
             context=self._context,
             storage=storage,
             kernels=row_kernels,
-            block_rows=block_rows if logits_chunk is None else min(block_rows, logits_chunk),
+            block_rows=block_rows if logits_chunk is None else logits_chunk,
             rank=collectives.rank,
         )
         self._buffers = Buffers(self._context)

@@ -2,7 +2,7 @@
 
     C classes, R ranks:   count(k) = C // R + (k < C mod R)      start(k) = k·(C // R) + min(k, C mod R)
 
-Every class has exactly one owner and no center exists that no class owns (DESIGN of arXiv 2010.05222 §3.2, where
+Every class has exactly one owner and no center exists that no class owns (unlike arXiv 2010.05222 §3.2, where
 ranks hold ⌈C/R⌉ rows each and the last ones hold rows of no identity).
 """
 

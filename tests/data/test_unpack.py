@@ -1,0 +1,77 @@
+"""Record files to folders of images, by the function and by the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from partial_fc.data.records import RecordWriter
+from partial_fc.data.unpack import unpack
+
+PROJECT = Path(__file__).resolve().parents[2]
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG"
+
+
+def write_set(directory: Path, images: list[tuple[bytes, int]]) -> Path:
+    directory.mkdir()
+    with RecordWriter(directory / "train.rec") as writer:
+        for image, label in images:
+            writer.add(image, label)
+    return directory
+
+
+@pytest.fixture
+def two_sets(tmp_path: Path) -> list[Path]:
+    return [
+        write_set(tmp_path / "a", [(JPEG + b"a0", 0), (JPEG + b"a0 too", 0), (PNG + b"a1", 1)]),
+        write_set(tmp_path / "b", [(JPEG + b"b0", 0)]),
+    ]
+
+
+def found(output: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+EXPECTED = {
+    "a_00000000/00000000.jpg": JPEG + b"a0",
+    "a_00000000/00000001.jpg": JPEG + b"a0 too",
+    "a_00000001/00000002.png": PNG + b"a1",
+    "b_00000000/00000000.jpg": JPEG + b"b0",
+}
+
+
+def test_identities_of_two_sets_stay_apart_and_bytes_as_they_are(two_sets: list[Path], tmp_path: Path) -> None:
+    progress = list(unpack(two_sets, tmp_path / "out"))
+    assert found(tmp_path / "out") == EXPECTED
+    assert progress == [("a", 1, 3), ("a", 2, 3), ("a", 3, 3), ("b", 1, 1)]
+
+
+def test_it_goes_on_where_it_stopped(two_sets: list[Path], tmp_path: Path) -> None:
+    started = unpack(two_sets, tmp_path / "out")
+    next(started), next(started)
+    first = tmp_path / "out" / "a_00000000" / "00000000.jpg"
+    before = first.stat().st_mtime_ns
+    list(unpack(two_sets, tmp_path / "out"))
+    assert found(tmp_path / "out") == EXPECTED
+    assert first.stat().st_mtime_ns == before
+
+
+def test_sets_of_one_name_are_refused(two_sets: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    twin = write_set(tmp_path / "other" / "a", [(JPEG, 0)])
+    with pytest.raises(ValueError, match="two data sets are called a"):
+        list(unpack([two_sets[0], twin], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(two_sets: list[Path], tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "unpack_glint360k.py"), "--output", str(tmp_path / "out"), "--include"]
+    done = subprocess.run([*command, ",".join(map(str, two_sets))], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert found(tmp_path / "out") == EXPECTED
+    failed = subprocess.run([*command, str(tmp_path / "nowhere")], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "holds no record file" in failed.stderr
