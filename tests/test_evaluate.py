@@ -91,7 +91,7 @@ def test_options_change_what_they_say(checkpoint, bins, tmp_path):
         (["{model}", "--val", "{easy}", "--batch-size", "0"], "batch size must be at least 1, but is 0"),
         (["{model}", "--val", "{easy}", "--image-size", "33"], "does not take images of 33×33"),
         (["{model}", "--val", "{one_kind}"], "one_kind: .* all 12 are of one person"),
-        (["{model}", "--val", "{broken}"], "image 1 of broken: its 4 bytes are not an image"),
+        (["{model}", "--val", "{broken}"], "image 1 of broken is neither JPEG nor PNG"),
         (["{model}", "--val", "{easy}", "--json", "{tmp}/none/out.json"], "No such file or directory"),
         (["{tmp}/none,0", "--val", "{easy}"], "none-symbol.json, which the model .* needs, is not there"),
         (["{tmp}/none", "--val", "{easy}"], "given as PREFIX,EPOCH"),

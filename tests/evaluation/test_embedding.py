@@ -8,13 +8,25 @@ from hypothesis import strategies as st
 
 from partial_fc.collectives import RankError, SingleProcess, run_thread_ranks
 from partial_fc.evaluation import embedding
-from partial_fc.evaluation.embedding import contiguous_share, decode_image, embed_images, flip_sum, unit_rows
+from partial_fc.evaluation.embedding import (
+    IMAGE,
+    MIRROR,
+    contiguous_share,
+    embed_images,
+    flip_sum,
+    unit_rows,
+)
+from partial_fc.evaluation.images import EncodedImages
 
 SIZE = 6
 
 
 def encode(pixels_HWC, extension=".png"):
     return cv2.imencode(extension, pixels_HWC[:, :, ::-1])[1].tobytes()
+
+
+def faces(images):
+    return EncodedImages("faces", images)
 
 
 def random_pixels(count, height=SIZE, width=SIZE, seed=3):
@@ -48,7 +60,12 @@ def test_embeddings_on_any_number_of_ranks(monkeypatch, flip, count, images_per_
     def run(collectives):
         embed = EmbedPixels()
         embeddings_VND = embed_images(
-            images, embed, image_size=SIZE, batch_size=4, collectives=collectives, flip=flip
+            faces(images),
+            embed,
+            image_size=SIZE,
+            batch_size=4,
+            collectives=collectives,
+            views=(IMAGE, MIRROR)[: 1 + flip],
         )
         return embeddings_VND, embed.shapes
 
@@ -79,10 +96,8 @@ def test_an_image_that_does_not_decode_is_every_ranks_error(ranks, broken):
     images[broken] = images[broken][:20]
 
     def run(collectives):
-        with pytest.raises(RankError, match=f"image {broken} of faces: its 20 bytes are not an image"):
-            embed_images(
-                images, EmbedPixels(), image_size=SIZE, batch_size=2, collectives=collectives, name="faces"
-            )
+        with pytest.raises(RankError, match=f"image {broken} of faces is a PNG without a header"):
+            embed_images(faces(images), EmbedPixels(), image_size=SIZE, batch_size=2, collectives=collectives)
         return collectives.rank
 
     assert run_thread_ranks(ranks, run, timeout_seconds=20) == list(range(ranks))
@@ -95,42 +110,14 @@ def test_an_image_that_does_not_decode_is_every_ranks_error(ranks, broken):
 def test_a_model_must_give_an_embedding_an_image(output):
     images = [encode(pixels) for pixels in random_pixels(3)]
     with pytest.raises(RankError, match=r"one embedding an image, \(N, D\)"):
-        embed_images(images, output, image_size=SIZE, batch_size=2, collectives=SingleProcess())
+        embed_images(faces(images), output, image_size=SIZE, batch_size=2, collectives=SingleProcess())
 
 
 def test_nothing_to_embed_is_refused():
     with pytest.raises(ValueError, match="faces holds no images"):
-        embed_images([], len, image_size=SIZE, batch_size=2, collectives=SingleProcess(), name="faces")
+        embed_images(faces([]), len, image_size=SIZE, batch_size=2, collectives=SingleProcess())
     with pytest.raises(ValueError, match="batch size must be at least 1, but is 0"):
-        embed_images([b""], len, image_size=SIZE, batch_size=0, collectives=SingleProcess())
-
-
-def test_decoding_gives_rgb():
-    pixels_HWC = random_pixels(1)[0]
-    np.testing.assert_array_equal(decode_image(encode(pixels_HWC), SIZE), pixels_HWC)
-    grey_HWC = np.repeat(pixels_HWC[:, :, :1], 3, axis=2)
-    grey_file = cv2.imencode(".png", pixels_HWC[:, :, 0])[1].tobytes()
-    np.testing.assert_array_equal(decode_image(grey_file, SIZE), grey_HWC)
-
-
-@pytest.mark.parametrize(("height", "width"), [(12, 18), (3, 2), (5, 9)])
-def test_images_of_another_size_are_resized(height, width):
-    pixels_HWC = np.full((height, width, 3), (10, 100, 200), np.uint8)
-    resized_HWC = decode_image(encode(pixels_HWC), SIZE)
-    assert resized_HWC.shape == (SIZE, SIZE, 3)
-    assert (resized_HWC == (10, 100, 200)).all()
-
-
-def test_shrinking_averages():
-    pixels_HWC = random_pixels(1, 12, 18)[0]
-    areas = pixels_HWC.reshape(SIZE, 2, SIZE, 3, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(decode_image(encode(pixels_HWC), SIZE), areas, atol=0.51)
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"text", bytes(1000)])
-def test_bytes_that_are_no_image_are_refused(content):
-    with pytest.raises(ValueError, match="not an image that decodes"):
-        decode_image(content, SIZE)
+        embed_images(faces([b""]), len, image_size=SIZE, batch_size=0, collectives=SingleProcess())
 
 
 def test_sums_and_unit_rows():

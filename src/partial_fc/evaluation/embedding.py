@@ -1,7 +1,7 @@
-"""Embeddings of a list of encoded images, computed by all ranks together.
+"""Embeddings of a list of images, computed by all ranks together.
 
 B images of a batch, N of the list, D the embedding size, S the model's input size, V views of an image: the
-image as it is and, with `flip`, its mirror.
+image as it is, its mirror, or both.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import cv2
 import numpy as np
 
 from partial_fc.collectives import Collectives, together
+from partial_fc.evaluation.images import NAMED_AT_MOST, Images, load_pixels
 
 EmbedFunction = Callable[[np.ndarray], np.ndarray]
 """`embed(images_BHWC)`: uint8 RGB, always of the same shape, to (B, D) float32."""
@@ -22,29 +22,32 @@ DECODE_THREADS = 2
 IMAGES_PER_ROUND = 8192
 """What a rank embeds between two gathers: 32 MiB of two views at D = 512, however long the list is."""
 
+IMAGE, MIRROR = False, True
+"""The views: whether an image is mirrored."""
+
 
 def embed_images(
-    images: Sequence[bytes],
+    images: Images,
     embed: EmbedFunction,
     *,
     image_size: int,
     batch_size: int,
     collectives: Collectives,
-    flip: bool = True,
-    name: str = "images",
+    views: Sequence[bool] = (IMAGE, MIRROR),
 ) -> np.ndarray:
-    """`embeddings_VND` float32 of `images`, on every rank: view 0 the image, view 1 (with `flip`) its mirror.
+    """`embeddings_VND` float32 of `images`, on every rank: a view of each image for each of `views`.
 
-    An image is decoded to RGB and resized to (S, S) when it is not that large. The list is cut into batches
-    first and ranks take contiguous runs of batches, so an image is computed in the same batch at the same
-    place whatever the number of ranks: the result is the same to the bit. The last batch is filled up with
-    its last image, so that `embed` sees one shape alone. Two object gathers for each `IMAGES_PER_ROUND`
-    images of a rank, which carry V·N·D·4 bytes in all.
+    The list is cut into batches first and ranks take contiguous runs of batches, so an image is computed in
+    the same batch at the same place whatever the number of ranks: the result is the same to the bit. The last
+    batch is filled up with its last image, so that `embed` sees one shape alone. Two object gathers for each
+    `IMAGES_PER_ROUND` images of a rank, which carry V·N·D·4 bytes in all.
 
     Raises:
-        RankError: on every rank, when on any an image does not decode or `embed` does not return (B, D).
+        RankError: on every rank, when on any an image cannot be read, decoded or aligned, or `embed` does not
+            return (B, D).
         ValueError: there is no image, or the batch size is below 1.
     """
+    name = images.name
     if len(images) == 0:
         raise ValueError(f"{name} holds no images to embed")
     if batch_size < 1:
@@ -55,23 +58,34 @@ def embed_images(
     embeddings_VND: np.ndarray | None = None
 
     def load(indices: range) -> np.ndarray:
-        return _load_batch(images, indices, image_size, batch_size, name)
+        return _load_batch(images, indices, image_size, batch_size)
 
     for first in range(0, len(shares[0]), batches_per_round):  # rank 0 has the longest share
         parts = [share[first : first + batches_per_round] for share in shares]
         own_VND: np.ndarray | None = None
         with together(collectives, f"embed.{name}"):
-            own_VND = _embed_batches(parts[collectives.rank], load, embed, flip)
+            own_VND = _embed_batches(parts[collectives.rank], load, embed, views)
         gathered = collectives.gather_objects(own_VND, f"embeddings.{name}")
         for part, part_VND in zip(parts, gathered, strict=True):
             if part_VND is None:
                 continue
             if embeddings_VND is None:
-                views, _, size = part_VND.shape
-                embeddings_VND = np.empty((views, len(images), size), np.float32)
+                embeddings_VND = np.empty((len(views), len(images), part_VND.shape[2]), np.float32)
             embeddings_VND[:, part[0].start : part[-1].stop] = part_VND
     assert embeddings_VND is not None, "rank 0 has a batch in the first round"
     return embeddings_VND
+
+
+def check_embeddings(images: Images, embeddings_VND: np.ndarray) -> None:
+    """Raises ValueError, naming the images, where an embedding is zero or not finite: no number follows from it."""
+    norms_VN = np.linalg.norm(embeddings_VND, axis=2)
+    broken = np.flatnonzero((~np.isfinite(norms_VN) | (norms_VN == 0)).any(axis=0))
+    if len(broken):
+        shown = ", ".join(images.where(int(index)) for index in broken[:NAMED_AT_MOST])
+        more = f", … and {len(broken) - NAMED_AT_MOST} more" if len(broken) > NAMED_AT_MOST else ""
+        raise ValueError(
+            f"{images.name}: {len(broken)} of {len(images)} embeddings are zero or not finite: {shown}{more}"
+        )
 
 
 def contiguous_share(total: int, rank: int, ranks: int) -> slice:
@@ -102,59 +116,32 @@ def unit_rows(embeddings_ND: np.ndarray) -> np.ndarray:
     return embeddings_ND / norms_N[:, None]
 
 
-def decode_image(image: bytes, image_size: int) -> np.ndarray:
-    """`image_HWC` uint8 RGB (S, S, 3) of an encoded image, resized if it is not that large (shrunk by area).
-
-    Raises:
-        ValueError: the bytes are not an image.
-    """
-    try:
-        pixels_BGR = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) if image else None
-    except cv2.error as error:  # more pixels than OpenCV takes
-        raise ValueError(f"it does not decode ({error.err})") from error
-    if pixels_BGR is None:
-        raise ValueError(f"its {len(image)} bytes are not an image that decodes")
-    height, width = pixels_BGR.shape[:2]
-    if (height, width) != (image_size, image_size):
-        shrinks = height > image_size and width > image_size
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        pixels_BGR = cv2.resize(pixels_BGR, (image_size, image_size), interpolation=method)
-    return pixels_BGR[:, :, ::-1]
-
-
-def _load_batch(
-    images: Sequence[bytes], indices: range, image_size: int, batch_size: int, name: str
-) -> np.ndarray:
+def _load_batch(images: Images, indices: range, image_size: int, batch_size: int) -> np.ndarray:
     """`images_BHWC` of `indices`, filled up with the last one."""
     images_BHWC = np.empty((batch_size, image_size, image_size, 3), np.uint8)
     for place, index in enumerate(indices):
-        try:
-            images_BHWC[place] = decode_image(images[index], image_size)
-        except ValueError as error:
-            raise ValueError(f"image {index} of {name}: {error}") from error
+        images_BHWC[place] = load_pixels(images, index, image_size)
     images_BHWC[len(indices) :] = images_BHWC[len(indices) - 1]
     return images_BHWC
 
 
 def _embed_batches(
-    batches: Sequence[range], load: Callable[[range], np.ndarray], embed: EmbedFunction, flip: bool
+    batches: Sequence[range], load: Callable[[range], np.ndarray], embed: EmbedFunction, views: Sequence[bool]
 ) -> np.ndarray | None:
     """`embeddings_VND` of the images of `batches`, in order; None when there is no batch."""
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         loaded = _ahead(pool, load, batches)
-        views = [
-            _embed_views(embed, images_BHWC, flip)[:, : len(indices)]
+        embedded = [
+            _embed_views(embed, images_BHWC, views)[:, : len(indices)]
             for indices, images_BHWC in zip(batches, loaded, strict=True)
         ]
-    return np.concatenate(views, axis=1) if views else None
+    return np.concatenate(embedded, axis=1) if embedded else None
 
 
-def _embed_views(embed: EmbedFunction, images_BHWC: np.ndarray, flip: bool) -> np.ndarray:
+def _embed_views(embed: EmbedFunction, images_BHWC: np.ndarray, views: Sequence[bool]) -> np.ndarray:
     """`embeddings_VBD` of a batch."""
-    views = [images_BHWC]
-    if flip:
-        views.append(np.ascontiguousarray(images_BHWC[:, :, ::-1]))
-    embeddings = [np.asarray(embed(view), np.float32) for view in views]
+    inputs = [np.ascontiguousarray(images_BHWC[:, :, ::-1] if mirrored else images_BHWC) for mirrored in views]
+    embeddings = [np.asarray(embed(images), np.float32) for images in inputs]
     for embeddings_BD in embeddings:
         if embeddings_BD.ndim != 2 or len(embeddings_BD) != len(images_BHWC):
             raise ValueError(

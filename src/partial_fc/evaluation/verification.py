@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from partial_fc.collectives import Collectives, together
-from partial_fc.evaluation.embedding import EmbedFunction, embed_images, flip_sum, unit_rows
+from partial_fc.evaluation.embedding import IMAGE, MIRROR, EmbedFunction, embed_images, flip_sum, unit_rows
+from partial_fc.evaluation.images import EncodedImages
 from partial_fc.evaluation.roc import OperatingPoint, tar_at_far
 from partial_fc.evaluation.verification_set import VerificationSet
 
@@ -71,13 +72,12 @@ def verify_set(
     """
     images, index_N = verification_set.unique_images()
     embeddings_VUD = embed_images(
-        images,
+        EncodedImages(verification_set.name, images),
         embed,
         image_size=image_size,
         batch_size=batch_size,
         collectives=collectives,
-        flip=flip,
-        name=verification_set.name,
+        views=(IMAGE, MIRROR) if flip else (IMAGE,),
     )
     with together(collectives, f"verify.{verification_set.name}"):
         try:
