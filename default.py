@@ -18,6 +18,8 @@ COMMON = {
     "loss": "cosface",
     "models_root": "models",  # directory that logs and models are written to
     "rec": None,  # path of the training images, train.rec; None: random images, no file
+    "data": (),  # in place of rec: any sets of images that partial_fc.data.open_source knows, one after the other
+    "shared_labels": False,  # these number one list of identities; else those of different sets are different people
     "val": (),  # paths of the verification sets, .bin
     "num_identities": None,  # classes C; with a train.rec of your own, the number found there counts
     "images_per_identity": None,  # of the data set that this project draws; None: it does not draw this one

@@ -17,6 +17,8 @@ GIVEN = {
     "--val": ("a/lfw.bin b/cfp.bin", (Path("a/lfw.bin"), Path("b/cfp.bin"))),
     "--sample-ratio": ("0.1", 0.1),
     "--batch-size": ("17", 17),
+    "--data": ("a.rec b keys.txt", (Path("a.rec"), Path("b"), Path("keys.txt"))),
+    "--shared-labels": ("", True),
     "--max-update": ("19", 19),
     "--fp16": ("", True),
     "--fp16-gradients": ("", True),
@@ -57,7 +59,7 @@ def test_an_option_reaches_its_field_and_no_other(option: str) -> None:
     assert getattr(changed, field) == expected != getattr(plain, field)
     others = {name for name in vars(plain) if getattr(plain, name) != getattr(changed, name)}
     # With images of one's own it is these that say how many identities there are.
-    assert others == {field} | ({"num_identities"} if option == "--rec" else set())
+    assert others == {field} | {"--rec": {"num_identities"}, "--data": {"num_identities", "rec"}}.get(option, set())
 
 
 def test_a_switch_goes_both_ways() -> None:
@@ -71,7 +73,7 @@ def test_a_switch_goes_both_ways() -> None:
 def test_what_is_not_given_is_what_default_says(dataset: str, loss: str) -> None:
     config = parse(f"--dataset {dataset} --loss {loss} --network r50")
     recipe = default.generate_config(loss, dataset, "r50")
-    same = set(vars(config)) - {"margins", "scale", "rec", "val", "models_root", "storage"}
+    same = set(vars(config)) - {"margins", "scale", "rec", "data", "val", "models_root", "storage"}
     assert {name: getattr(config, name) for name in same} == {name: recipe[name] for name in same}
     assert config.margins == (recipe.loss_m1, recipe.loss_m2, recipe.loss_m3)
     assert config.scale == recipe.loss_s
@@ -79,6 +81,21 @@ def test_what_is_not_given_is_what_default_says(dataset: str, loss: str) -> None
     assert config.rec == (Path(recipe.rec) if recipe.rec else None)
     assert config.val == tuple(map(Path, recipe.val))
     assert config.models_root == Path(recipe.models_root)
+
+
+def test_a_run_is_named_after_its_images(tmp_path: Path) -> None:
+    for name in ("a", "b.lmdb"):
+        (tmp_path / name).mkdir()
+    keys = tmp_path / "keys.txt"
+    keys.touch()
+    assert parse(f"--data {tmp_path}/a/train.rec").dataset == "a"
+    assert parse(f"--data {tmp_path}/a {tmp_path}/b.lmdb {keys} {tmp_path}/a/x.lst").dataset == "a+b.lmdb"
+    assert parse(f"--data {tmp_path}/a --dataset emore").dataset == "emore"
+    assert parse(f"--data {tmp_path}/a").val == ()
+
+
+def test_images_are_given_once() -> None:
+    assert error_of("--rec a.rec --data b c") == "give the training images once: --rec a.rec or --data b c"
 
 
 def test_nothing_given_is_the_embedded_data_set_with_the_network_for_the_device() -> None:

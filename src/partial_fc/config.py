@@ -33,6 +33,8 @@ class RunConfig:
     loss: str
     models_root: Path
     rec: Path | None
+    data: tuple[Path, ...]
+    shared_labels: bool
     val: tuple[Path, ...]
     num_identities: int | None
     images_per_identity: int | None
@@ -131,6 +133,12 @@ OPTIONS = {
     "--models-root": Option("models_root", "directory below which logs and models are written",
                             {"metavar": "DIR"}),
     "--rec": Option("rec", "training images, a .rec with its .idx beside it", {"metavar": "FILE"}),
+    "--data": Option("data", "training images in place of --rec, one set or several, one after the other: a "
+                     ".rec, a directory with train.rec, a .lst, an LMDB directory (its key lists behind it, or "
+                     "keys.txt in it), a folder of images for each identity", {"metavar": "PATH", "nargs": "+"}),
+    "--shared-labels": Option("shared_labels", "the sets of --data number one list of identities (folders name it); "
+                              "otherwise those of different sets are different people",
+                              {"action": argparse.BooleanOptionalAction}),
     "--val": Option("val", "verification sets, .bin; none after the option: no verification",
                     {"metavar": "FILE", "nargs": "*"}),
     "--sample-ratio": Option("sample_ratio",
@@ -230,11 +238,15 @@ def _as_text(value: Any) -> str:
 
 def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
     recipe = default.generate_config(**{name: given.get(name, default_names[name]) for name in _NAMES})
-    if "rec" in given:
-        recipe.update(num_identities=None, images_per_identity=None)  # the images say how many there are
+    if "rec" in given and "data" in given:
+        raise ValueError(f"give the training images once: --rec {given['rec']} or --data {' '.join(given['data'])}")
+    paths = [given["rec"]] if "rec" in given else given.get("data", ())
+    if paths:
+        # The images say how many identities there are.
+        recipe.update(rec=None, num_identities=None, images_per_identity=None)
         if "dataset" not in given:
-            # Somebody's own file, trained by the embedded recipe; the run is named after its directory.
-            recipe.update(dataset=Path(os.path.abspath(given["rec"])).parent.name, val=())
+            # Somebody's own images, trained by the embedded recipe; the run is named after where they lie.
+            recipe.update(dataset=_data_name(paths), val=())
     recipe.update(given)
     return RunConfig(
         dataset=recipe.dataset,
@@ -242,6 +254,8 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         loss=recipe.loss,
         models_root=Path(recipe.models_root),
         rec=Path(recipe.rec) if recipe.rec else None,
+        data=tuple(Path(path) for path in recipe.data),
+        shared_labels=recipe.shared_labels,
         val=tuple(Path(path) for path in recipe.val),
         num_identities=recipe.num_identities,
         images_per_identity=recipe.images_per_identity,
@@ -267,6 +281,14 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         log_every_updates=recipe.log_every_updates,
         verify_every_updates=recipe.verify_every_updates,
     )
+
+
+def _data_name(paths: Sequence[str]) -> str:
+    """``faces`` of faces/train.rec, of faces/ and of faces/ with its key lists; ``a+b`` of two sets."""
+    places = [Path(os.path.abspath(path)) for path in paths]
+    sets = [place.parent if place.suffix in (".rec", ".lst", ".mdb") else place for place in places]
+    names = [place.name for place in sets if place.is_dir()]
+    return "+".join(dict.fromkeys(names)) or sets[0].name
 
 
 def _require(condition: bool, rule: str, value: object) -> None:

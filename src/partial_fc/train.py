@@ -24,8 +24,8 @@ from partial_fc.collectives import Collectives, PeerLostError, RankError, raise_
 from partial_fc.config import RunConfig, parse_arguments
 from partial_fc.data.batch import Loader
 from partial_fc.data.loader import TrainingLoader
+from partial_fc.data.open_source import open_source
 from partial_fc.data.random_images import RandomLoader
-from partial_fc.data.records import RecordSource
 from partial_fc.data.source import ImageSource
 from partial_fc.data.synthetic_faces import ensure_synthetic_faces
 from partial_fc.device import compute_context, default_network
@@ -131,10 +131,11 @@ def _open_data(
     source: ImageSource | None = None
     loader: Loader | None = None
     with together(collectives, "training images"):
-        if config.rec is None:
+        paths = config.data or ((config.rec,) if config.rec else ())
+        if not paths:
             loader = RandomLoader(config.num_identities, **options)
         else:
-            source = resources.enter_context(closing(RecordSource(config.rec)))
+            source = resources.enter_context(closing(open_source(paths, shared_labels=config.shared_labels)))
             loader = TrainingLoader(source, threads=config.workers, **options)
         resources.enter_context(closing(loader))
     return source, loader, config.num_identities if source is None else source.num_identities

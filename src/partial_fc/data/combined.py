@@ -22,6 +22,7 @@ class CombinedSource:
         if not sources:
             raise ValueError("a combined set needs at least one set, got none")
         self.sources = list(sources)
+        self.shared_labels = shared_labels
         self.name = " + ".join(source.name for source in self.sources)
         identities = [source.num_identities for source in self.sources]
         # Where each source starts, in images and in labels.

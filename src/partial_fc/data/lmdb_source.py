@@ -33,6 +33,9 @@ def _make_datum_class() -> type[message.Message]:
     return message_factory.MessageFactory(pool).GetPrototype(pool.FindMessageTypeByName("partial_fc.Datum"))
 
 
+KEY_LIST_NAME = "keys.txt"
+"""What the list of a database is called where it lies in the directory of the database."""
+
 Datum = _make_datum_class()
 _DATA_TAG = b"\x0a"  # field 1, length-delimited
 
@@ -63,11 +66,47 @@ def _varint(data: bytes, start: int) -> tuple[int, int]:
     return len(data), start
 
 
+class _SharedEnvironments:
+    """The databases that this process has open. LMDB forbids to open one twice; sources of several lists share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[str, tuple[lmdb.Environment, int]] = {}
+
+    def open(self, path: Path) -> lmdb.Environment:
+        """Raises ValueError when it is no database."""
+        real = os.path.realpath(path)
+        with self._lock:
+            environment, users = self._open.get(real, (None, 0))
+            if environment is None:
+                try:
+                    # No lock file: the set may lie where nothing can be written. No read-ahead: the order is random.
+                    environment = lmdb.open(
+                        real, subdir=path.is_dir(), readonly=True, create=False, lock=False, readahead=False
+                    )
+                except lmdb.Error as error:
+                    raise ValueError(f"{path} does not open as an LMDB database ({error})") from None
+            self._open[real] = environment, users + 1
+            return environment
+
+    def close(self, path: Path) -> None:
+        real = os.path.realpath(path)
+        with self._lock:
+            environment, users = self._open.pop(real)
+            if users > 1:
+                self._open[real] = environment, users - 1
+            else:
+                environment.close()
+
+
+_environments = _SharedEnvironments()
+
+
 class LmdbSource:
     """The images of one database in the order of its list: an `ImageSource`.
 
     database_path: the directory with `data.mdb`, or a database in one file. list_path: the text list; C is
-    one more than its largest label. Memory: 14 bytes an image. A process opens a database once at a time.
+    one more than its largest label. Memory: 14 bytes an image. Several sources may be of one database.
 
     Raises FileNotFoundError when one of them is missing, ValueError when it cannot be read.
     """
@@ -79,13 +118,11 @@ class LmdbSource:
             raise FileNotFoundError(f"there is no database {path}: give the directory of an LMDB")
         self._list = KeyList(list_path)
         try:
-            # No lock file: the set may lie where nothing can be written. No read-ahead: the order is random.
-            self._environment = lmdb.open(
-                self.name, subdir=path.is_dir(), readonly=True, create=False, lock=False, readahead=False
-            )
-        except lmdb.Error as error:
+            self._environment = _environments.open(path)
+        except BaseException:
             self._list.close()
-            raise ValueError(f"{path} does not open as an LMDB database ({error})") from None
+            raise
+        self._path: Path | None = path
         self._of_thread = threading.local()  # LMDB's transactions are not shared between threads
         self.num_identities = int(self._list.labels_N.max()) + 1
 
@@ -108,8 +145,12 @@ class LmdbSource:
         return self._list.labels_N.astype(np.int64)
 
     def close(self) -> None:
-        self._environment.close()
-        self._list.close()
+        path, self._path = self._path, None
+        if path is not None:
+            # LMDB ends the transactions of an environment that is closed, and this drops those of a shared one.
+            self._of_thread = threading.local()
+            _environments.close(path)
+            self._list.close()
 
     def _transaction(self) -> lmdb.Transaction:
         try:
