@@ -7,6 +7,7 @@ can ask for the collectives of one step.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -47,6 +48,9 @@ class Collectives(ABC):
         local_size: the number of ranks on its machine.
         traffic: calls and bytes by name; :meth:`reset_traffic` empties it.
         seconds: how long this rank has waited in collectives; whoever reports it takes it back to 0.
+        doing: what this rank does between its collectives, in words, for whoever asks why the others wait.
+        calls: how many collectives this rank has come to.
+        waits_in: the collective that it waits in; empty when it does not.
     """
 
     rank: int
@@ -55,11 +59,15 @@ class Collectives(ABC):
     local_size: int = 1
     traffic: dict[str, Traffic] = field(default_factory=dict)
     seconds: float = 0.0
+    doing: str = "starting"
+    calls: int = 0
+    waits_in: str = ""
 
     def all_gather(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
         """Concatenates the ranks' tensors on axis 0 in rank order: (n, …) on each → (R·n, …) on all."""
         self._count("all_gather", name, tensor)
-        with self._waiting(tensor):
+        tensor.wait_to_read()
+        with self.waiting(name):
             return self._all_gather(tensor, name)
 
     def all_reduce(
@@ -77,7 +85,8 @@ class Collectives(ABC):
         """Sums the ranks' (R·n, …) tensors and gives rank k rows [k·n, (k+1)·n) of the sum."""
         assert tensor.shape[0] % self.size == 0, (tensor.shape, self.size)
         self._count("reduce_scatter", name, tensor)
-        with self._waiting(tensor):
+        tensor.wait_to_read()
+        with self.waiting(name):
             return self._reduce_scatter(tensor, name)
 
     def broadcast(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray:
@@ -85,9 +94,11 @@ class Collectives(ABC):
         self._count("broadcast", name, tensor)
         return self._broadcast(tensor, name)
 
-    @abstractmethod
     def gather_objects(self, value: Any, name: str) -> list[Any]:
         """Gives every rank the list of all ranks' picklable objects, in rank order. Not for tensors, not for a step."""
+        self.calls += 1
+        with self.waiting(name):
+            return self._gather_objects(value, name)
 
     @abstractmethod
     def abort(self, status: int) -> None:
@@ -102,17 +113,27 @@ class Collectives(ABC):
         self.traffic.clear()
 
     @contextmanager
-    def _waiting(self, tensor: mx.nd.NDArray) -> Iterator[None]:
-        """Counts the time of a collective that blocks, from when this rank's own part of it is computed."""
-        tensor.wait_to_read()
+    def waiting(self, name: str) -> Iterator[None]:
+        """Around a wait for other ranks: counts its time, and lets a watchdog see it.
+
+        This rank's own part must be computed before, or its time would count as the others'.
+        """
+        self.waits_in = name
         start = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
+            self.waits_in = ""
 
     def _count(self, kind: str, name: str, tensor: mx.nd.NDArray) -> None:
+        self.calls += 1
         entry = self.traffic.setdefault(name, Traffic(kind))
         entry.calls += 1
         entry.bytes += tensor.size * np.dtype(tensor.dtype).itemsize
+
+    @abstractmethod
+    def _gather_objects(self, value: Any, name: str) -> list[Any]: ...
 
     @abstractmethod
     def _all_gather(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray: ...
@@ -127,6 +148,23 @@ class Collectives(ABC):
     def _broadcast(self, tensor: mx.nd.NDArray, name: str) -> mx.nd.NDArray: ...
 
 
+TOLD_TO_ALL = (ValueError, OSError, MemoryError, mx.MXNetError)
+"""Errors that a file, a setting or a machine too small can cause, and that one rank therefore tells the others."""
+
+_OUT_OF_MEMORY = re.compile("out of memory|failed to allocate|bad_alloc|memory allocation", re.IGNORECASE)
+
+
+def error_text(error: BaseException) -> str:
+    """What to tell people of an error, in one line; of one in MXNet its first line, without the stack in C++."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error) if not isinstance(error, mx.MXNetError) else next(
+        (line for line in lines if not line.startswith(("Traceback", "[bt]", "Stack trace"))), ""
+    )
+    if isinstance(error, MemoryError) or (isinstance(error, mx.MXNetError) and _OUT_OF_MEMORY.search(str(error))):
+        return f"out of memory ({text or 'the system gives no more'}): set a smaller --batch-size, or --logits-chunk"
+    return text or type(error).__name__
+
+
 @contextmanager
 def together(collectives: Collectives, what: str) -> Iterator[None]:
     """Runs a block on every rank; where it fails on one, all ranks raise :class:`RankError` with that message.
@@ -136,12 +174,15 @@ def together(collectives: Collectives, what: str) -> Iterator[None]:
 
     Args:
         what: names the block among the object gathers.
+
+    What is told: :data:`TOLD_TO_ALL`. Any other exception is a mistake of the program: it ends this rank, and
+    with it the run.
     """
     error: str | None = None
     try:
         yield
-    except (ValueError, OSError) as caught:
-        error = str(caught) or type(caught).__name__
+    except TOLD_TO_ALL as caught:
+        error = error_text(caught)
     raise_together(collectives, error, what)
 
 
@@ -163,7 +204,7 @@ class SingleProcess(Collectives):
     def __init__(self) -> None:
         super().__init__(rank=0, size=1)
 
-    def gather_objects(self, value: Any, name: str) -> list[Any]:
+    def _gather_objects(self, value: Any, name: str) -> list[Any]:
         return [value]
 
     def abort(self, status: int) -> None:
@@ -218,7 +259,7 @@ class ThreadRank(Collectives):
         super().__init__(rank=rank, size=size, local_rank=rank, local_size=size)
         self._exchange = exchange
 
-    def gather_objects(self, value: Any, name: str) -> list[Any]:
+    def _gather_objects(self, value: Any, name: str) -> list[Any]:
         return self._exchange.meet(self.rank, ("gather_objects", name), value)
 
     def abort(self, status: int) -> None:

@@ -51,7 +51,7 @@ class HorovodCollectives(Collectives):
         )
         self._objects = self._mpi.COMM_WORLD.Dup() if self._mpi is not None else None
 
-    def gather_objects(self, value: Any, name: str) -> list[Any]:
+    def _gather_objects(self, value: Any, name: str) -> list[Any]:
         if self._objects is not None:
             return self._objects.allgather(value)
         return self._hvd.allgather_object(value, name=name)

@@ -1,6 +1,6 @@
 """SGD with momentum for the backbone's parameters, many to one MXNet operation.
 
-    m ← μ·m − η·(g/scale + λ·w)        w ← w + m
+    m ← μ·m − η·(clip·g/scale + λ·w)        w ← w + m
 """
 
 from __future__ import annotations
@@ -42,9 +42,13 @@ class SGD:
         self.momenta = {name: mx.nd.zeros_like(weight) for name, weight in parameters.items()}
 
     def update(
-        self, gradients: dict[str, mx.nd.NDArray], learning_rate: float, loss_scale: float = 1.0
+        self,
+        gradients: dict[str, mx.nd.NDArray],
+        learning_rate: float,
+        loss_scale: float = 1.0,
+        clip_factor: float = 1.0,
     ) -> None:
-        """One step on all parameters; ``gradients`` are those of loss·loss_scale."""
+        """One step on all parameters; ``gradients`` are those of loss·loss_scale, and count clip_factor times."""
         names = list(self._parameters)
         for first in range(0, len(names), _GROUP_SIZE):
             group = names[first : first + _GROUP_SIZE]
@@ -58,7 +62,7 @@ class SGD:
                 lrs=[learning_rate] * len(group),
                 wds=[self._weight_decay[name] for name in group],
                 momentum=self._momentum,
-                rescale_grad=1.0 / loss_scale,
+                rescale_grad=clip_factor / loss_scale,
                 num_weights=len(group),
                 out=[self._parameters[name] for name in group],
             )

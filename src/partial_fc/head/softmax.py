@@ -9,7 +9,6 @@ Legend: N embeddings of the global batch, S sampled classes of this rank.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import mxnet as mx
@@ -79,7 +78,5 @@ def merge_softmax(
 def _all_reduce(values: np.ndarray, name: str, op: str, collectives: Collectives) -> np.ndarray:
     """The reduction of a few numbers of the host, in float64 and on the CPU, where they are and are needed."""
     tensor = mx.nd.array(values, ctx=mx.cpu(), dtype=np.float64)
-    start = time.perf_counter()
-    result = collectives.all_reduce(tensor, name, op).asnumpy()
-    collectives.seconds += time.perf_counter() - start
-    return result
+    with collectives.waiting(name):
+        return collectives.all_reduce(tensor, name, op).asnumpy()
