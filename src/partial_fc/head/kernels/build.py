@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("block_kernels.c")
+LRU_SOURCE = Path(__file__).with_name("lru.c")
 
 # Arithmetic stays IEEE's: a loss that is not finite must be seen as such, and (Z − max) − excess must not become
 # Z − (max + excess). Only sums that the source marks (omp simd reduction) are reordered.
@@ -24,20 +25,20 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def library_path() -> Path:
+def library_path(source: Path = SOURCE) -> Path:
     """Where the library for this source, these flags and this processor is, or would be."""
-    facts = [SOURCE.read_text(), *FLAGS, platform.machine(), _processor()]
+    facts = [source.read_text(), *FLAGS, platform.machine(), _processor()]
     digest = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
-    return SOURCE.with_name("_build") / f"block_kernels-{digest}.so"
+    return source.with_name("_build") / f"{source.stem}-{digest}.so"
 
 
-def build() -> Path:
-    """Compiles the library unless it is there, and returns its path.
+def build(source: Path = SOURCE) -> Path:
+    """Compiles a source's library unless it is there, and returns its path.
 
     Raises:
         OSError: there is no C compiler, or it failed; the message holds its first words.
     """
-    library = library_path()
+    library = library_path(source)
     if library.exists():
         return library
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
@@ -47,11 +48,11 @@ def build() -> Path:
     partial = library.with_suffix(f".{os.getpid()}.partial")
     flags = FLAGS if platform.machine() in ("x86_64", "AMD64") else [f for f in FLAGS if "512" not in f]
     outcome = subprocess.run(
-        [compiler, *flags, str(SOURCE), "-o", str(partial), "-lm"], capture_output=True, text=True, check=False
+        [compiler, *flags, str(source), "-o", str(partial), "-lm"], capture_output=True, text=True, check=False
     )
     if outcome.returncode != 0:
         partial.unlink(missing_ok=True)
-        raise OSError(f"{compiler} cannot compile {SOURCE.name}: {outcome.stderr.strip()[:500]}")
+        raise OSError(f"{compiler} cannot compile {source.name}: {outcome.stderr.strip()[:500]}")
     os.replace(partial, library)
     return library
 
@@ -66,9 +67,9 @@ def _processor() -> str:
 
 
 def main() -> int:
-    """Builds and says where the library is."""
+    """Builds the libraries and says where they are."""
     try:
-        print(build())
+        print(build(SOURCE), build(LRU_SOURCE), sep="\n")
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
