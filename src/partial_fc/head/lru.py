@@ -22,7 +22,7 @@ from partial_fc.head.lru_plain import PlainTable
 logger = logging.getLogger("partial_fc")
 
 FORMS = ("auto", "C", "plain")
-LARGEST_CAPACITY = 2**30  # slots are int32 in the compiled form, and its hash table has twice as many places
+LARGEST_CAPACITY = 2**30  # slots are int32 in the compiled form
 _LARGEST_IDENTITY = 2**63 - 1
 
 

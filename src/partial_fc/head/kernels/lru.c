@@ -10,13 +10,18 @@
 #define ADDED (-2)    /* the access took a free slot */
 #define REPLACED (-3) /* the access took the slot of the least recently used identity */
 
+/* 16 bytes: a slot's own is one line of the cache. */
 typedef struct {
-    int64_t *identity; /* (Q,) of a slot */
-    int32_t *previous; /* (Q,) the slot used next after this one, or NONE */
-    int32_t *next;     /* (Q,) the slot used last before this one, or NONE */
+    int64_t identity;
+    int32_t previous; /* the slot used next after this one, or NONE */
+    int32_t next;     /* the slot used last before this one, or NONE */
+} Node;
+
+typedef struct {
+    Node *node;        /* (Q,) */
     int32_t *free;     /* (Q,) free slots, the next to be taken last */
     int32_t *table;    /* (mask + 1,) slots or NONE */
-    int64_t mask;      /* table size - 1, a power of 2 of at least 2Q, less one */
+    int64_t mask;      /* a power of 2 of at least 4Q, less one: short chains */
     int64_t free_count;
     int32_t head, tail;
     int64_t *log_identity; /* what REPLACED took the place of */
@@ -35,14 +40,14 @@ static int64_t place_of(const Lru *lru, int64_t identity) {
 static int32_t find(const Lru *lru, int64_t identity) {
     int64_t place = place_of(lru, identity);
     for (; lru->table[place] != NONE; place = (place + 1) & lru->mask)
-        if (lru->identity[lru->table[place]] == identity)
+        if (lru->node[lru->table[place]].identity == identity)
             return lru->table[place];
     return NONE;
 }
 
 static void enter(Lru *lru, int32_t slot, int64_t identity) {
     int64_t place = place_of(lru, identity);
-    lru->identity[slot] = identity;
+    lru->node[slot].identity = identity;
     while (lru->table[place] != NONE)
         place = (place + 1) & lru->mask;
     lru->table[place] = slot;
@@ -50,11 +55,11 @@ static void enter(Lru *lru, int32_t slot, int64_t identity) {
 
 /* Takes a slot's entry out of the table and moves those behind it up, so that no chain is broken. */
 static void erase(Lru *lru, int32_t slot) {
-    int64_t hole = place_of(lru, lru->identity[slot]);
+    int64_t hole = place_of(lru, lru->node[slot].identity);
     while (lru->table[hole] != slot)
         hole = (hole + 1) & lru->mask;
     for (int64_t place = (hole + 1) & lru->mask; lru->table[place] != NONE; place = (place + 1) & lru->mask) {
-        int64_t wanted = place_of(lru, lru->identity[lru->table[place]]);
+        int64_t wanted = place_of(lru, lru->node[lru->table[place]].identity);
         if (((place - wanted) & lru->mask) >= ((place - hole) & lru->mask)) {
             lru->table[hole] = lru->table[place];
             hole = place;
@@ -64,28 +69,40 @@ static void erase(Lru *lru, int32_t slot) {
 }
 
 static void take_out(Lru *lru, int32_t slot) {
-    int32_t previous = lru->previous[slot], next = lru->next[slot];
-    if (previous == NONE) lru->head = next; else lru->next[previous] = next;
-    if (next == NONE) lru->tail = previous; else lru->previous[next] = previous;
+    int32_t previous = lru->node[slot].previous, next = lru->node[slot].next;
+    if (previous == NONE) lru->head = next; else lru->node[previous].next = next;
+    if (next == NONE) lru->tail = previous; else lru->node[next].previous = previous;
 }
 
 /* Puts a slot behind `previous`, or at the head for NONE. */
 static void put_behind(Lru *lru, int32_t slot, int32_t previous) {
-    int32_t next = previous == NONE ? lru->head : lru->next[previous];
-    lru->previous[slot] = previous;
-    lru->next[slot] = next;
-    if (previous == NONE) lru->head = slot; else lru->next[previous] = slot;
-    if (next == NONE) lru->tail = slot; else lru->previous[next] = slot;
+    int32_t next = previous == NONE ? lru->head : lru->node[previous].next;
+    lru->node[slot].previous = previous;
+    lru->node[slot].next = next;
+    if (previous == NONE) lru->head = slot; else lru->node[previous].next = slot;
+    if (next == NONE) lru->tail = slot; else lru->node[next].previous = slot;
+}
+
+/* Tables of many slots do not fit the caches nearest to the processor: what comes next is fetched ahead. */
+static void fetch_ahead(const Lru *lru, const int64_t *identity, int64_t i, int64_t n) {
+    if (i + 8 < n)
+        __builtin_prefetch(&lru->table[place_of(lru, identity[i + 8])]);
+    if (i + 4 < n) {
+        int32_t slot = lru->table[place_of(lru, identity[i + 4])];
+        if (slot != NONE)
+            __builtin_prefetch(&lru->node[slot]);
+    }
 }
 
 /* Uses each identity in turn. The log has room for n more entries where `record` is set. */
 void lru_access(Lru *lru, const int64_t *identity, int64_t n, int64_t *slot_out, uint8_t *hit_out, int32_t record) {
     for (int64_t i = 0; i < n; i++) {
+        fetch_ahead(lru, identity, i, n);
         int64_t replaced = NONE;
         int32_t entry, slot = find(lru, identity[i]);
         hit_out[i] = slot != NONE;
         if (slot != NONE) {
-            entry = lru->previous[slot];
+            entry = lru->node[slot].previous;
             take_out(lru, slot);
         } else {
             if (lru->free_count > 0) {
@@ -94,9 +111,11 @@ void lru_access(Lru *lru, const int64_t *identity, int64_t n, int64_t *slot_out,
             } else {
                 entry = REPLACED;
                 slot = lru->tail;
-                replaced = lru->identity[slot];
+                replaced = lru->node[slot].identity;
                 erase(lru, slot);
                 take_out(lru, slot);
+                if (lru->tail != NONE) /* the next to be replaced */
+                    __builtin_prefetch(&lru->table[place_of(lru, lru->node[lru->tail].identity)]);
             }
             enter(lru, slot, identity[i]);
         }
@@ -111,15 +130,21 @@ void lru_access(Lru *lru, const int64_t *identity, int64_t n, int64_t *slot_out,
 
 /* The slot of each identity, or NONE; nothing is used. */
 void lru_view(const Lru *lru, const int64_t *identity, int64_t n, int64_t *slot_out) {
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++) {
+        fetch_ahead(lru, identity, i, n);
         slot_out[i] = find(lru, identity[i]);
+    }
 }
 
 /* Undoes the last n recorded accesses; the log holds as many. */
 void lru_rollback(Lru *lru, int64_t n) {
     for (; n > 0; n--) {
         int32_t slot = lru->head, entry = lru->log_previous[--lru->log_count];
+        if (n > 4)
+            __builtin_prefetch(&lru->table[place_of(lru, lru->log_identity[lru->log_count - 4])]);
         take_out(lru, slot);
+        if (lru->head != NONE) /* the next to be undone */
+            __builtin_prefetch(&lru->table[place_of(lru, lru->node[lru->head].identity)]);
         if (entry >= NONE) {
             put_behind(lru, slot, entry);
             continue;
@@ -137,7 +162,7 @@ void lru_rollback(Lru *lru, int64_t n) {
 /* All slots in use, most recently used first; returns how many. */
 int64_t lru_order(const Lru *lru, int64_t *slot_out) {
     int64_t count = 0;
-    for (int32_t slot = lru->head; slot != NONE; slot = lru->next[slot])
+    for (int32_t slot = lru->head; slot != NONE; slot = lru->node[slot].next)
         slot_out[count++] = slot;
     return count;
 }
