@@ -31,7 +31,22 @@ COMMON = {
     "lr": 0.1,  # learning rate of backbone and class centers
     "lr_factor": 0.1,  # what the learning rate is multiplied by at each of lr_steps
     "lr_steps": (),  # updates
+    "schedule": "steps",  # how the learning rate falls: steps, polynomial, cosine
+    "lr_final": 0.0,  # learning rate at the end of polynomial and cosine
+    "lr_power": 2.0,  # of polynomial
+    "warmup_updates": 0,  # updates in which the learning rate rises to lr
+    "warmup_epochs": 0.0,  # the same in passes over the images; one of the two
+    "clip_norm": 0.0,  # largest norm of the backbone's gradient; 0: no clipping
+    "accumulate": 1,  # batches that make an update
+    "max_skipped_updates": 100,  # in a row, because of numbers that are not finite; one more ends training
+    "check_every_updates": 1_000,  # between comparisons of the ranks' backbones; 0: none
+    "stall_timeout_seconds": 600.0,  # the longest wait of a rank for others
     "max_update": None,  # updates, after which training ends
+    "stop_update": None,  # save and end at this update of the longer schedule
+    "resume": None,  # "auto" or a checkpoint's directory
+    "save_every_updates": 2000,  # between checkpoints; 0: at the end alone
+    "keep": 3,  # newest checkpoints of the run that stay; 0: all
+    "save_memory_mib": 1024,  # for class centers that change before they are written, a rank
     "momentum": 0.9,
     "weight_decay": 5e-4,
     "fp16": False,  # mixed precision in the backbone

@@ -19,6 +19,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 LEVELS = [
     ("default", -1),
     ("partial_fc.center_storage", -1),
+    ("partial_fc.exit_status", -1),
     ("partial_fc.paper", 0),
     ("symbol*", 0),
     ("partial_fc", 0),
@@ -41,12 +42,16 @@ LEVELS = [
     ("partial_fc.watchdog", 1),
     ("partial_fc.step", 2),
     ("partial_fc.trainer", 3),
-    ("partial_fc.checkpoint", 3),
+    ("partial_fc.params_file", 0),
+    ("partial_fc.checkpoint.__main__", 5),
+    ("partial_fc.checkpoint*", 3),
+    ("partial_fc.resume", 4),
+    ("partial_fc.fine_tune", 4),
     ("partial_fc.evaluation", 0),
     ("partial_fc.evaluation.plain_pickle", 0),  # a format of files
     ("partial_fc.evaluation.verification_set", 0),
     ("partial_fc.evaluation.*", 3),
-    ("partial_fc.callbacks", 4),
+    ("partial_fc.callbacks*", 4),
     ("partial_fc.plan_report", 4),
     ("partial_fc.testing*", 6),
 ]

@@ -59,7 +59,7 @@ def tensorboard_records(content: bytes) -> Iterator[bytes]:
 
 def run_callback(directory: Path, reports: list[StepReport], every: int, max_update: int = 7) -> None:
     with closing(Log(directory, max_update, SingleProcess())) as log:
-        progress = LogProgress(log, every, max_update)
+        progress = LogProgress(every, max_update, log)
         assert all([progress.after_update(report) for report in reports])
         progress.at_end(reports[-1])
 
@@ -128,7 +128,7 @@ class TestLogProgress:
         def one_rank(collectives: Collectives) -> None:
             directory = tmp_path / str(collectives.rank)
             with closing(Log(directory, 1, collectives)) as log:
-                progress = LogProgress(log, 1, 1)
+                progress = LogProgress(1, 1, log)
                 progress.after_update(make_report(1, skipped="an overflow"))
 
         run_thread_ranks(3, one_rank)
@@ -165,18 +165,46 @@ class TestLogProgress:
             Log(tmp_path / "file" / "run", 1, SingleProcess())
 
 
-def test_save_model_saves_once_at_the_end(tmp_path: Path) -> None:
-    saved = []
+class RecordedCheckpoints:
+    """Notes what a checkpointer is asked for."""
 
-    def save() -> Path:
-        saved.append(True)
-        return tmp_path
+    def __init__(self) -> None:
+        self.calls: list[str] = []
 
-    callback = SaveModel(save)
-    assert callback.after_update(make_report(1))
-    assert (saved, callback.directory) == ([], None)
-    callback.at_end(make_report(1))
-    assert (saved, callback.directory) == ([True], tmp_path)
+    def begin(self, update: int) -> None:
+        self.calls.append(f"begin {update}")
+
+    def poll(self) -> None:
+        self.calls.append("poll")
+
+    def finish(self) -> None:
+        self.calls.append("finish")
+
+
+class TestSaveModel:
+    def test_every_so_many_updates_and_at_the_last_which_is_waited_for(self) -> None:
+        checkpoints = RecordedCheckpoints()
+        callback = SaveModel(checkpoints, 2, 5)
+        for update in range(1, 6):
+            assert callback.after_update(make_report(update))
+        expected = ["poll", "poll", "begin 2", "poll", "poll", "begin 4", "poll", "begin 5", "finish"]
+        assert checkpoints.calls == expected
+        callback.at_end(make_report(5))
+        assert checkpoints.calls == [*expected, "finish"], "it is saved already"
+
+    def test_an_end_before_the_last_update_is_saved_too(self) -> None:
+        checkpoints = RecordedCheckpoints()
+        callback = SaveModel(checkpoints, 0, 9)
+        callback.after_update(make_report(3))
+        callback.at_end(make_report(3))
+        assert checkpoints.calls == ["poll", "begin 3", "finish"]
+
+    def test_a_save_under_way_of_the_last_update_is_not_begun_again(self) -> None:
+        checkpoints = RecordedCheckpoints()
+        callback = SaveModel(checkpoints, 3, 9)
+        callback.after_update(make_report(3))
+        callback.at_end(make_report(3))
+        assert checkpoints.calls == ["poll", "begin 3", "finish"]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ Legend: B images of a rank, H height and width, D embedding size.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import mxnet as mx
 import numpy as np
@@ -164,6 +166,20 @@ class Backbone:
     def embed(self, images_BHWC: np.ndarray) -> np.ndarray:
         """(B, D) float32 embeddings in inference mode of exactly B images (B, H, H, 3) uint8 RGB."""
         return self.forward(images_BHWC, training=False).asnumpy()
+
+    @contextmanager
+    def averaged_statistics(self) -> Iterator[None]:
+        """Within it the moving means and variances are equal on all ranks; behind it each rank has its own again.
+
+        So that neither a save nor a verification changes what training computes, not in the last bit.
+        """
+        own = {name: array.copy() for name, array in self.statistics.items()}
+        self.average_statistics()
+        try:
+            yield
+        finally:
+            for name, array in own.items():
+                array.copyto(self.statistics[name])
 
     def average_statistics(self) -> None:
         """Makes the moving means and variances equal on all ranks: their mean. Before a save or a test."""

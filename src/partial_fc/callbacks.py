@@ -7,8 +7,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +16,7 @@ from mxboard import SummaryWriter
 from tqdm import tqdm
 
 from partial_fc.backbone import Backbone
+from partial_fc.checkpoint import Checkpointer, PartState, SavedPart
 from partial_fc.collectives import Collectives
 from partial_fc.evaluation.verification import VerificationResult, verify_set
 from partial_fc.evaluation.verification_set import VerificationSet
@@ -72,24 +73,28 @@ class Log:
         directory: gets ``log.jsonl`` and ``tensorboard/``.
         max_update: the length of the progress bar.
         collectives: tells the rank.
+        resumed_update: the update that the run goes on from; lines of later ones are those of a run that was lost.
 
     Attributes:
         speaks: whether this is the rank that writes.
     """
 
-    def __init__(self, directory: Path, max_update: int, collectives: Collectives) -> None:
+    def __init__(self, directory: Path, max_update: int, collectives: Collectives, resumed_update: int = 0) -> None:
         self.speaks = collectives.rank == 0
         self._file: TextIO | None = None
         self._bar: tqdm | None = None
         if not self.speaks:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        self._file = (directory / "log.jsonl").open("w", buffering=1, encoding="utf-8")
+        path = directory / "log.jsonl"
+        kept = _lines_until(path, resumed_update)
+        self._file = path.open("w", buffering=1, encoding="utf-8")
+        self._file.writelines(kept)
         self._board = SummaryWriter(logdir=str(directory / "tensorboard"), verbose=False)
         # mpirun gives rank 0 a terminal whatever its own output goes to: run.sh looks there, and tells.
         wanted = os.environ.get("PARTIAL_FC_PROGRESS", "bar" if sys.stderr.isatty() else "lines")
         if wanted == "bar":
-            self._bar = tqdm(total=max_update, unit="update", dynamic_ncols=True)
+            self._bar = tqdm(total=max_update, initial=resumed_update, unit="update", dynamic_ncols=True)
 
     def advance(self) -> None:
         """Moves the progress bar by one update."""
@@ -121,6 +126,21 @@ class Log:
             self._board.close()
 
 
+def _lines_until(path: Path, update: int) -> list[str]:
+    """The lines of a log that tell of updates up to this one."""
+    if update == 0 or not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # a line that was cut short
+            continue
+        if isinstance(record, dict) and isinstance(record.get("update"), int) and record["update"] <= update:
+            kept.append(line + "\n")
+    return kept
+
+
 def _numbers(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     numbers = []
     for name, value in record.items():
@@ -132,18 +152,21 @@ def _numbers(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]
 
 
 class LogProgress:
-    """Loss, speed and where the time went, every so many updates."""
+    """Loss, speed and where the time went, every so many updates.
 
-    def __init__(self, log: Log, every_updates: int, max_update: int) -> None:
-        self._log = log
+    A part of the run with state: the sums since the last line, so that a line means the same in a resumed run.
+    """
+
+    def __init__(self, every_updates: int, max_update: int, log: Log | None = None) -> None:
+        self.log = log  # opened when it is known which of its lines a resumed run keeps
         self._every = every_updates
         self._max_update = max_update
         self._interval = Interval()
 
     def after_update(self, report: StepReport) -> bool:
-        self._log.advance()
+        self.log.advance()
         self._interval.add(report)
-        if report.skipped and self._log.speaks:
+        if report.skipped and self.log.speaks:
             logger.warning("update %d was skipped: %s", report.update, report.skipped)
         if report.update % self._every == 0:
             self._write(report)
@@ -153,9 +176,15 @@ class LogProgress:
         if self._interval.updates > 0:
             self._write(report)
 
+    def state(self) -> PartState:
+        return PartState(asdict(self._interval))
+
+    def restore(self, saved: SavedPart) -> None:
+        self._interval = Interval(**saved.values)
+
     def _write(self, report: StepReport) -> None:
         record = self._interval.record(report)
-        self._log.write(self._line(record), record)
+        self.log.write(self._line(record), record)
         self._interval = Interval()
 
     def _line(self, record: dict[str, Any]) -> str:
@@ -170,29 +199,40 @@ class LogProgress:
 
 
 class SaveModel:
-    """Saves the model when training ends: before a last verification, which may find a set that is broken.
+    """Saves every so many updates beside training, and waits for the last save before a last verification.
 
     Args:
-        save: writes the model, called on every rank; returns where.
-        max_update: the update that ends training, unless something ends it before.
-
-    Attributes:
-        directory: what ``save`` returned.
+        checkpoints: writes them; every rank has one.
+        every_updates: 0 saves at the end alone.
+        last_update: the update that ends training, unless something ends it before.
     """
 
-    def __init__(self, save: Callable[[], Path], max_update: int | None = None) -> None:
-        self._save = save
-        self._max_update = max_update
-        self.directory: Path | None = None
+    def __init__(self, checkpoints: Checkpointer, every_updates: int = 0, last_update: int | None = None) -> None:
+        self._checkpoints = checkpoints
+        self._every = every_updates
+        self._last_update = last_update
+        self._newest_begun: int | None = None
 
     def after_update(self, report: StepReport) -> bool:
-        if report.update == self._max_update:
-            self.directory = self._save()
+        self._checkpoints.poll()
+        if report.update == self._last_update:
+            self._save_now(report.update)
+        elif self._every and report.update % self._every == 0:
+            self._begin(report.update)
         return True
 
     def at_end(self, report: StepReport) -> None:
-        if self.directory is None:
-            self.directory = self._save()
+        self._save_now(report.update)
+
+    def _begin(self, update: int) -> None:
+        self._checkpoints.begin(update)
+        self._newest_begun = update
+
+    def _save_now(self, update: int) -> None:
+        """Raises RankError when it cannot be written."""
+        if self._newest_begun != update:
+            self._begin(update)
+        self._checkpoints.finish()
 
 
 class Verify:
@@ -233,7 +273,10 @@ class Verify:
 
     def _verify(self, update: int) -> None:
         self._last_update = update
-        self._backbone.average_statistics()
+        with self._backbone.averaged_statistics():
+            self._verify_all(update)
+
+    def _verify_all(self, update: int) -> None:
         for verification_set in self._sets:
             result = verify_set(
                 verification_set,

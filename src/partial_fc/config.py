@@ -16,6 +16,8 @@ import default
 from partial_fc.center_storage import Storage
 
 EMBEDDED_DATASET = "synthetic"
+SHAPES = ("steps", "polynomial", "cosine")
+"""Of the learning rate: partial_fc.schedule has their equations."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class RunConfig:
     sample_ratio: float
     batch_size: int
     max_update: int
+    stop_update: int | None
+    resume: str | None
+    save_every_updates: int
+    keep: int
+    save_memory_mib: int
     fp16: bool
     fp16_gradients: bool
     decay_everything: bool
@@ -54,6 +61,16 @@ class RunConfig:
     lr: float
     lr_factor: float
     lr_steps: tuple[int, ...]
+    schedule: str
+    lr_final: float
+    lr_power: float
+    warmup_updates: int
+    warmup_epochs: float
+    clip_norm: float
+    accumulate: int
+    max_skipped_updates: int
+    check_every_updates: int
+    stall_timeout_seconds: float
     momentum: float
     weight_decay: float
     workers: int
@@ -68,7 +85,21 @@ class RunConfig:
             "--lr-steps must be ascending updates from 1 on",
             ",".join(map(str, self.lr_steps)),
         )
-        for name in ("batch_size", "max_update", "embedding_size", "workers", "log_every_updates"):
+        _require(self.schedule in SHAPES, f"--schedule must be one of {', '.join(SHAPES)}", self.schedule)
+        _require(0.0 <= self.lr_final <= self.lr, f"--lr-final must lie in [0, {self.lr}] (--lr)", self.lr_final)
+        _require(0.0 < self.lr_power < math.inf, "--lr-power must be positive", self.lr_power)
+        _require(0.0 <= self.warmup_epochs < math.inf, "--warmup-epochs must not be negative", self.warmup_epochs)
+        _require(
+            not (self.warmup_updates and self.warmup_epochs),
+            "--warmup-updates or --warmup-epochs must be 0: one of them says how long the warm-up takes",
+            f"{self.warmup_updates} and {self.warmup_epochs}",
+        )
+        _require(0.0 <= self.clip_norm < math.inf, "--clip-norm must be positive, or 0 for none", self.clip_norm)
+        timeout = self.stall_timeout_seconds
+        _require(5.0 <= timeout < math.inf, "--stall-timeout-seconds must be at least 5", timeout)
+        for name in ("warmup_updates", "max_skipped_updates", "check_every_updates"):
+            _require(getattr(self, name) >= 0, f"{_option(name)} must not be negative", getattr(self, name))
+        for name in ("batch_size", "max_update", "embedding_size", "workers", "log_every_updates", "accumulate"):
             _require(getattr(self, name) >= 1, f"{_option(name)} must be at least 1", getattr(self, name))
         _require(
             self.logits_chunk in ("auto", "all") or (isinstance(self.logits_chunk, int) and self.logits_chunk >= 1),
@@ -76,11 +107,23 @@ class RunConfig:
             self.logits_chunk,
         )
         _require(self.image_size >= 16, "--image-size must be at least 16 pixels", self.image_size)
+        for name in ("save_every_updates", "keep"):
+            _require(getattr(self, name) >= 0, f"{_option(name)} must not be negative", getattr(self, name))
+        _require(self.save_memory_mib >= 1, "--save-memory-mib must be at least 1", self.save_memory_mib)
+        stop = self.stop_update
+        _require(
+            stop is None or 1 <= stop <= self.max_update, f"--stop-update must lie in [1, {self.max_update}]", stop
+        )
         every = self.verify_every_updates
         _require(every >= 0, "--verify-every-updates must not be negative", every)
         _require(0 <= self.seed < 2**63, "--seed must lie in [0, 2^63)", self.seed)
         names = [path.stem for path in self.val]
         _require(len(names) == len(set(names)), "--val must name sets of different names", ", ".join(names))
+
+    @property
+    def last_update(self) -> int:
+        """The update at which this run ends, which may come before the schedule's end."""
+        return self.max_update if self.stop_update is None else self.stop_update
 
     @property
     def run_directory(self) -> Path:
@@ -146,6 +189,16 @@ OPTIONS = {
                              {"type": float, "metavar": "R"}),
     "--batch-size": Option("batch_size", "images a rank and update", {"type": int, "metavar": "B"}),
     "--max-update": Option("max_update", "updates after which training ends", {"type": int, "metavar": "N"}),
+    "--stop-update": Option("stop_update", "save and end at this update, the schedule staying that of --max-update",
+                            {"type": int, "metavar": "K"}),
+    "--resume": Option("resume", "go on with a checkpoint: auto, the newest of this run whose files match their "
+                       "checksums, or from the start where there is none; or a checkpoint's directory",
+                       {"metavar": "auto|DIR"}),
+    "--save-every-updates": Option("save_every_updates", "updates between checkpoints; 0: at the end alone",
+                                   {"type": int, "metavar": "N"}),
+    "--keep": Option("keep", "newest checkpoints of the run that stay; 0: all", {"type": int, "metavar": "N"}),
+    "--save-memory-mib": Option("save_memory_mib", "memory, a rank, for class centers that change before they are "
+                                "written; past it training waits for the disk", {"type": int, "metavar": "MIB"}),
     "--fp16": Option("fp16", "mixed precision: the backbone computes in fp16, with fp32 master weights",
                      {"action": argparse.BooleanOptionalAction}),
     "--fp16-gradients": Option("fp16_gradients", "sum the backbone's gradients over ranks in fp16",
@@ -166,6 +219,26 @@ OPTIONS = {
     "--lr": Option("lr", "learning rate of backbone and class centers", {"type": float, "metavar": "RATE"}),
     "--lr-steps": Option("lr_steps", "updates at which the learning rate falls to a tenth, as 20000,28000",
                          {"type": _updates, "metavar": "N,N,…"}),
+    "--schedule": Option("schedule", "how the learning rate falls: steps, polynomial or cosine; the last two "
+                         "from the end of the warm-up to --max-update", {"metavar": "SHAPE"}),
+    "--lr-final": Option("lr_final", "learning rate at the end of polynomial and cosine",
+                         {"type": float, "metavar": "RATE"}),
+    "--lr-power": Option("lr_power", "power of polynomial; 1 is a straight line", {"type": float, "metavar": "P"}),
+    "--warmup-updates": Option("warmup_updates", "updates in which the learning rate rises in a line to --lr",
+                               {"type": int, "metavar": "N"}),
+    "--warmup-epochs": Option("warmup_epochs", "the same, in passes over the images",
+                              {"type": float, "metavar": "E"}),
+    "--clip-norm": Option("clip_norm", "largest norm of the backbone's gradient: a longer one is shortened to it; "
+                          "0: no clipping", {"type": float, "metavar": "NORM"}),
+    "--accumulate": Option("accumulate", "batches of --batch-size images a rank that make one update, in the memory "
+                           "of one", {"type": int, "metavar": "K"}),
+    "--max-skipped-updates": Option("max_skipped_updates", "updates in a row that may be skipped because a number "
+                                    "is not finite; one more ends training", {"type": int, "metavar": "N"}),
+    "--check-every-updates": Option("check_every_updates", "updates between comparisons of the ranks' backbones, "
+                                    "which must be equal; 0: none", {"type": int, "metavar": "N"}),
+    "--stall-timeout-seconds": Option("stall_timeout_seconds", "the longest wait of a rank for others, before the "
+                                      "run ends and names those that did not come",
+                                      {"type": float, "metavar": "SECONDS"}),
     "--workers": Option("workers", "threads a rank that decode images", {"type": int, "metavar": "N"}),
     "--log-every-updates": Option("log_every_updates", "updates between two lines of the log",
                                   {"type": int, "metavar": "N"}),
@@ -264,6 +337,11 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         sample_ratio=recipe.sample_ratio,
         batch_size=recipe.batch_size,
         max_update=recipe.max_update,
+        stop_update=recipe.stop_update,
+        resume=recipe.resume,
+        save_every_updates=recipe.save_every_updates,
+        keep=recipe.keep,
+        save_memory_mib=recipe.save_memory_mib,
         fp16=recipe.fp16,
         fp16_gradients=recipe.fp16_gradients,
         decay_everything=recipe.decay_everything,
@@ -275,6 +353,16 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         lr=recipe.lr,
         lr_factor=recipe.lr_factor,
         lr_steps=tuple(recipe.lr_steps),
+        schedule=recipe.schedule,
+        lr_final=recipe.lr_final,
+        lr_power=recipe.lr_power,
+        warmup_updates=recipe.warmup_updates,
+        warmup_epochs=recipe.warmup_epochs,
+        clip_norm=recipe.clip_norm,
+        accumulate=recipe.accumulate,
+        max_skipped_updates=recipe.max_skipped_updates,
+        check_every_updates=recipe.check_every_updates,
+        stall_timeout_seconds=recipe.stall_timeout_seconds,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         workers=recipe.workers,

@@ -13,9 +13,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-Schedule = Callable[[int], float]
+from partial_fc.config import SHAPES
 
-SHAPES = ("steps", "polynomial", "cosine")
+Schedule = Callable[[int], float]
 
 
 @dataclass(frozen=True)

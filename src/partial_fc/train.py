@@ -19,8 +19,9 @@ import mxnet as mx
 import symbol
 from partial_fc.backbone import Backbone
 from partial_fc.callbacks import Log, LogProgress, SaveModel, Verify
-from partial_fc.checkpoint import save_checkpoint
-from partial_fc.collectives import Collectives, PeerLostError, RankError, raise_together, together
+from partial_fc.callbacks_guards import CompareBackbones, LimitSkippedUpdates
+from partial_fc.checkpoint import run_parts
+from partial_fc.collectives import Collectives, PeerLostError, RankError, error_text, raise_together, together
 from partial_fc.config import RunConfig, parse_arguments
 from partial_fc.data.batch import Loader
 from partial_fc.data.loader import TrainingLoader
@@ -30,6 +31,8 @@ from partial_fc.data.source import ImageSource
 from partial_fc.data.synthetic_faces import ensure_synthetic_faces
 from partial_fc.device import compute_context, default_network
 from partial_fc.evaluation.verification_set import load_bin
+from partial_fc.exit_status import FINISHED, MISTAKE, NUMBERS_WENT_WRONG, PEER_LOST, RANKS_DIFFER, REFUSED, STOPPED
+from partial_fc.guards import GradientClip, NumbersWentWrongError, RanksDifferError, StopRequest
 from partial_fc.head.chunk import choose_logits_chunk, logits_budget
 from partial_fc.head.margin import Margin
 from partial_fc.head.partial_fc import DEFAULT_BLOCK_ROWS, PartialFC
@@ -37,42 +40,62 @@ from partial_fc.head.row_store import check_room
 from partial_fc.horovod_collectives import connect
 from partial_fc.mixed_precision import loss_scale_for
 from partial_fc.optimizer import SGD
-from partial_fc.schedule import StepSchedule
+from partial_fc.resume import open_checkpoints
+from partial_fc.schedule import Schedule, make_schedule
 from partial_fc.trainer import Trainer
+from partial_fc.watchdog import watch
 
 logger = logging.getLogger("partial_fc")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains as the command line says; returns the exit status: 0, or 2 for what the user can mend."""
+    """Trains as the command line says; returns the exit status, one of :mod:`partial_fc.exit_status`."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     config, mistake = None, None
     try:
         config = parse_arguments(sys.argv[1:] if arguments is None else arguments, default_network())
     except ValueError as error:
         mistake = str(error)
+    stop = StopRequest()
+    stop.listen()
     collectives = connect()
+    watchdog = None
     try:
         raise_together(collectives, mistake, "arguments")
-        train(config, collectives)
+        watchdog = watch(collectives, config.stall_timeout_seconds)
+        status = train(config, collectives, stop)
     except RankError as error:  # all ranks have it and leave in good order
         if collectives.rank == 0:
-            _complain(error)
-        collectives.close()
-        return 2
-    except PeerLostError as error:
-        _complain(error)
-        collectives.abort(3)
-    except BaseException:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        status = _status_of(error)
+    except BaseException as error:
         # This rank alone is in trouble: the others wait for it in a collective, and must not wait for ever.
-        logger.exception("rank %d ends the run", collectives.rank)
-        collectives.abort(1)
+        status = PEER_LOST if isinstance(error, PeerLostError) else MISTAKE
+        if status == MISTAKE:
+            logger.exception("rank %d ends the run", collectives.rank)
+        if watchdog is not None:
+            watchdog.end_all(status, f"rank {collectives.rank} ends the run: {error_text(error)}")
+        collectives.abort(status)
+    if watchdog is not None:
+        watchdog.close()
     collectives.close()
-    return 0
+    return status
 
 
-def train(config: RunConfig, collectives: Collectives) -> None:
+def _status_of(error: RankError) -> int:
+    if isinstance(error, NumbersWentWrongError):
+        return NUMBERS_WENT_WRONG
+    return RANKS_DIFFER if isinstance(error, RanksDifferError) else REFUSED
+
+
+def train(config: RunConfig, collectives: Collectives, stop: StopRequest | None = None) -> int:
     """Trains a model on all ranks and saves it in ``config.run_directory``.
+
+    Args:
+        stop: the wish that training ends before its last update, made to this rank.
+
+    Returns:
+        FINISHED, or STOPPED when it ended by such a wish.
 
     Raises:
         RankError: on every rank, for what the user can mend: a missing file, an image that is none, a full disk.
@@ -86,16 +109,37 @@ def train(config: RunConfig, collectives: Collectives) -> None:
     with ExitStack() as resources:
         source, loader, num_classes = _open_data(config, collectives, resources)
         trainer = _build(config, collectives, context, loader, num_classes)
+        trainer.stop = stop if stop is not None else trainer.stop
+        parts = run_parts(
+            trainer,
+            deployed_network=symbol.build_backbone(config.network, config.embedding_size),
+            num_classes=num_classes,
+            rank=collectives.rank,
+        )
+        parts["log"] = progress = LogProgress(config.log_every_updates, config.max_update)
+        checkpoints = open_checkpoints(config, parts, num_classes, collectives)
+        resources.enter_context(closing(checkpoints))
         with together(collectives, "log"):
-            log = resources.enter_context(closing(Log(config.run_directory, config.max_update, collectives)))
+            log = Log(config.run_directory, config.max_update, collectives, trainer.update)
+            progress.log = resources.enter_context(closing(log))
         _describe(config, collectives, context, num_classes, len(source) if source else None)
-        save = SaveModel(lambda: _save(config, collectives, trainer, num_classes), config.max_update)
-        callbacks = [LogProgress(log, config.log_every_updates, config.max_update), save]
+        save = SaveModel(checkpoints, config.save_every_updates, config.last_update)
+        callbacks = [
+            progress,
+            LimitSkippedUpdates(config.max_skipped_updates, lambda: _newest_checkpoint(config.run_directory)),
+            CompareBackbones(config.check_every_updates, trainer.backbone, collectives),
+            save,
+        ]
         if verification_sets:
             every = config.verify_every_updates
             callbacks.append(Verify(verification_sets, every, trainer.backbone, collectives, log))
-        trainer.train(config.max_update, callbacks)
-        _say_goodbye(collectives, save.directory, loader)
+        try:
+            trainer.train(config.last_update, callbacks)
+        except RankError:  # all ranks have it: what they were about to save is worth having
+            checkpoints.finish_if_possible()
+            raise
+        _say_goodbye(collectives, checkpoints.newest, trainer.update, loader)
+        return STOPPED if trainer.stopped else FINISHED
 
 
 def _prepare_data(config: RunConfig, collectives: Collectives) -> None:
@@ -122,7 +166,7 @@ def _open_data(
 ) -> tuple[ImageSource | None, Loader, int]:
     """The images, this rank's batches of them, and the number of identities C; ``resources`` closes them."""
     options = {
-        "batch_size": config.batch_size,
+        "batch_size": config.batch_size * config.accumulate,
         "image_size": config.image_size,
         "rank": collectives.rank,
         "ranks": collectives.size,
@@ -181,6 +225,7 @@ def _build(
         context=context,
         seed=config.seed,
         fp16_gradients=config.fp16_gradients,
+        accumulate=config.accumulate,
     )
     optimizer = SGD(
         backbone.parameters,
@@ -188,9 +233,30 @@ def _build(
         weight_decay=config.weight_decay,
         decay_everything=config.decay_everything,
     )
-    schedule = StepSchedule(config.lr, config.lr_steps, config.lr_factor)
+    with together(collectives, "schedule"):
+        schedule = _schedule(config, loader)
     loss_scale = loss_scale_for(config.fp16 or config.fp16_gradients)
-    return Trainer(backbone, head, optimizer, loader, schedule, loss_scale, collectives)
+    clip = GradientClip(config.clip_norm, collectives) if config.clip_norm else None
+    return Trainer(backbone, head, optimizer, loader, schedule, loss_scale, collectives, clip)
+
+
+def _schedule(config: RunConfig, loader: Loader) -> Schedule:
+    """Raises ValueError for a warm-up in epochs of random images, which have none, or one of the whole run."""
+    warmup_updates = config.warmup_updates
+    if config.warmup_epochs:
+        if not isinstance(loader, TrainingLoader):
+            raise ValueError("random images have no epochs: set --warmup-updates in place of --warmup-epochs")
+        warmup_updates = round(config.warmup_epochs * loader.updates_per_epoch)
+    return make_schedule(
+        config.schedule,
+        config.lr,
+        last=config.max_update,
+        warmup_updates=warmup_updates,
+        steps=config.lr_steps,
+        factor=config.lr_factor,
+        final=config.lr_final,
+        power=config.lr_power,
+    )
 
 
 def _logits_chunk(
@@ -200,7 +266,7 @@ def _logits_chunk(
         return config.logits_chunk
     if config.logits_chunk == "all":
         return None
-    samples = config.batch_size * collectives.size
+    samples = config.batch_size * config.accumulate * collectives.size
     sampled_classes = max(round(config.sample_ratio * num_classes / collectives.size), samples)
     budget = logits_budget(context, collectives.local_size)
     return choose_logits_chunk(samples, sampled_classes, budget, DEFAULT_BLOCK_ROWS)
@@ -213,22 +279,9 @@ def _precision(config: RunConfig, context: mx.Context) -> str:
     return "float16" if context.device_type == "gpu" else "float16-emulated"
 
 
-def _save(config: RunConfig, collectives: Collectives, trainer: Trainer, num_classes: int) -> Path:
-    return save_checkpoint(
-        config.run_directory,
-        update=trainer.update,
-        backbone=trainer.backbone,
-        deployed_network=symbol.build_backbone(config.network, config.embedding_size),
-        optimizer=trainer.optimizer,
-        centers=trainer.head.centers,
-        num_classes=num_classes,
-        description={
-            "config": config.as_json(),
-            "loss_scale": trainer.loss_scale.value,
-            "versions": {"python": platform.python_version(), "mxnet": mx.__version__},
-        },
-        collectives=collectives,
-    )
+def _newest_checkpoint(directory: Path) -> Path | None:
+    """For a message: complete ones alone have such a name."""
+    return max(directory.glob("update-*"), default=None)
 
 
 def _describe(
@@ -245,7 +298,7 @@ def _describe(
     print(f"  {'images':<22} {'random' if images is None else images}", flush=True)
 
 
-def _say_goodbye(collectives: Collectives, directory: Path, loader: Loader) -> None:
+def _say_goodbye(collectives: Collectives, directory: Path | None, update: int, loader: Loader) -> None:
     peak_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ranks = collectives.gather_objects((peak_kilobytes, loader.replaced), "goodbye")
     if collectives.rank != 0:
@@ -254,12 +307,8 @@ def _say_goodbye(collectives: Collectives, directory: Path, loader: Loader) -> N
     if replaced:
         print(f"{replaced} images did not decode and were replaced by the next ones; the log names them")
     megabytes = ", ".join(f"{kilobytes / 1024:.0f}" for kilobytes, _ in ranks)
-    print(f"saved {directory}; peak memory of the ranks in MiB: {megabytes}", flush=True)
-
-
-def _complain(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return 2
+    done = f"saved {directory}" if directory else f"nothing to do: update {update} is the last"
+    print(f"{done}; peak memory of the ranks in MiB: {megabytes}", flush=True)
 
 
 if __name__ == "__main__":

@@ -58,14 +58,14 @@ def overflow_once() -> None:
 
 
 def print_the_backbone_at_the_end() -> None:
-    save = train.save_checkpoint
+    train_all = Trainer.train
 
-    def save_and_print(*places, backbone, **options):
-        content = b"".join(array.asnumpy().tobytes() for array in backbone.parameters.values())
+    def train_and_print(trainer, *arguments, **options):
+        train_all(trainer, *arguments, **options)
+        content = b"".join(array.asnumpy().tobytes() for array in trainer.backbone.parameters.values())
         print(f"backbone {hashlib.sha256(content).hexdigest()}", flush=True)
-        return save(*places, backbone=backbone, **options)
 
-    train.save_checkpoint = save_and_print
+    Trainer.train = train_and_print
 
 
 def main(what: str, *options: str) -> int:

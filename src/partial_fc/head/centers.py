@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import mxnet as mx
 import numpy as np
@@ -15,6 +16,7 @@ from partial_fc.center_storage import Storage
 from partial_fc.head.buffers import Buffers
 from partial_fc.head.kernels import RowKernels, UpdateRule
 from partial_fc.head.row_store import RowStore, make_stores
+from partial_fc.head.stored_rows import put_rows
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,20 @@ class CenterBlock:
         rows: their numbers within the store: a slice where they follow one another, else (B,) int64 with the store.
         first: the block's first column among the step's S sampled classes.
         size: B.
+        numbers: their numbers once more, on the host: a slice, or (B,) int64.
     """
 
     store: RowStore
     rows: slice | mx.nd.NDArray
     first: int
     size: int
+    numbers: slice | np.ndarray
+
+    @cached_property
+    def part(self) -> RowStore:
+        """The rows themselves as a store, where they follow one another."""
+        assert isinstance(self.rows, slice)
+        return self.store.part(self.rows)
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class ClassCenters:
         self._host_buffers = Buffers(stored.context)
         plain = storage.weight == storage.momentum == "float32"
         self._in_place = plain and storage.tier == "device"
+        self._all_blocks: list[CenterBlock] | None = None  # of a step on all rows: the same each time
 
     def initialize_all(self) -> None:
         """Gives every row that no step has touched its initial value: before the rows are saved."""
@@ -116,24 +127,34 @@ class ClassCenters:
         Args:
             rows_S: (S,) int64, ascending and distinct rows of this rank.
         """
-        blocks = []
-        for store, rows, first in self._split(rows_S):
-            new = store.first_touched(rows)
-            if len(new):
-                self._kernels.initialize(store, new)
-            start, stop = int(rows[0]), int(rows[-1]) + 1
-            if self._in_place and stop - start == len(rows):
-                blocks.append(CenterBlock(store, slice(start, stop), first, len(rows)))
-            else:
-                stored_rows = mx.nd.array(rows, ctx=store.weight_RD.context, dtype="int64")
-                blocks.append(CenterBlock(store, stored_rows, first, len(rows)))
-        return blocks
-
-    def _split(self, rows_S: np.ndarray) -> Iterator[tuple[RowStore, np.ndarray, int]]:
+        everything = len(rows_S) == self.count
+        if everything and self._all_blocks is not None:
+            return self._all_blocks
+        blocks: list[CenterBlock] = []
         for store in self.stores:
             begin, end = np.searchsorted(rows_S, [store.first, store.first + len(store)])
-            for first in range(begin, end, self._block_rows):
-                yield store, rows_S[first : min(first + self._block_rows, end)] - store.first, first
+            if begin < end:
+                blocks += self._blocks_of(store, rows_S[begin:end] - store.first, int(begin))
+        if everything:
+            self._all_blocks = blocks
+        return blocks
+
+    def _blocks_of(self, store: RowStore, rows: np.ndarray, first: int) -> Iterator[CenterBlock]:
+        """Blocks of a store's ``rows``, which are the columns from ``first`` on."""
+        new = store.first_touched(rows)
+        if len(new):
+            self._kernels.initialize(store, new)
+        stored_rows: mx.nd.NDArray | None = None
+        for begin in range(0, len(rows), self._block_rows):
+            end = min(begin + self._block_rows, len(rows))
+            start, stop = int(rows[begin]), int(rows[end - 1]) + 1
+            if self._in_place and stop - start == end - begin:
+                part = slice(start, stop)
+                yield CenterBlock(store, part, first + begin, end - begin, part)
+                continue
+            if stored_rows is None:
+                stored_rows = mx.nd.array(rows, ctx=store.weight_RD.context, dtype="int64")
+            yield CenterBlock(store, stored_rows[begin:end], first + begin, end - begin, rows[begin:end])
 
     def load(self, block: CenterBlock, slot: int) -> LoadedBlock:
         """Gives the block's rows to the device that computes, and returns without waiting for them.
@@ -143,7 +164,7 @@ class ClassCenters:
         """
         store = block.store
         if isinstance(block.rows, slice):
-            return LoadedBlock(store.weight_RD[block.rows], store.inverse_norm_R[block.rows])
+            return LoadedBlock(block.part.weight_RD, block.part.inverse_norm_R)
         shape = (block.size, self.embedding_size)
         weight_BD = self._host_buffers.get("weight", slot, shape)
         inverse_norm_B = self._host_buffers.get("inverse norm", slot, shape[:1])
@@ -170,7 +191,32 @@ class ClassCenters:
         Args:
             loaded: the block's rows as :meth:`load` gave them, unchanged since.
         """
+        if block.store.before_change is not None:
+            block.store.before_change(block.numbers)
         stored_on = block.store.weight_RD.context
         arrays = (loaded.weight_BD, gradient_BD, projection_B)
         current_BD, gradient_BD, projection_B = (array.as_in_context(stored_on) for array in arrays)
-        self._kernels.update(block.store, block.rows, current_BD, gradient_BD, projection_B, rule)
+        store, rows = (block.part, slice(0, block.size)) if isinstance(block.rows, slice) else (block.store, block.rows)
+        self._kernels.update(store, rows, current_BD, gradient_BD, projection_B, rule)
+
+    def put_rows(self, rows_B: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        """Gives rows the values that a checkpoint holds; other types than the storage's are converted.
+
+        Args:
+            rows_B: (B,) int64, ascending rows of this rank.
+            arrays: ``weight`` (B, D); ``momentum`` (B, D), zeros where it is not there; ``scale`` (B, 1) of an int8
+                momentum; ``inverse_norm`` (B,), which is computed where it is not there or the types differ.
+
+        Raises:
+            ValueError: the shapes do not fit.
+        """
+        d = self.embedding_size
+        for name in ("weight", "momentum"):
+            if name in arrays and arrays[name].shape != (len(rows_B), d):
+                shape = arrays[name].shape
+                raise ValueError(f"the saved {name} of class centers has the shape {shape}, not (rows, {d})")
+        for store in self.stores:
+            begin, end = np.searchsorted(rows_B, [store.first, store.first + len(store)])
+            if begin < end:
+                part = {name: values[begin:end] for name, values in arrays.items()}
+                put_rows(store, rows_B[begin:end] - store.first, part)

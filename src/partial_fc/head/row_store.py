@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class RowStore:
         inverse_norm_R: (R,) float32, 1/|w|.
         touched_R: (R,) bool, whether a row has its initial value yet.
         untouched: how many have not.
+        before_change: called, where it is set, with the numbers of rows before they change: whoever saves the rows of
+            an earlier moment copies them then.
     """
 
     first: int
@@ -47,6 +50,7 @@ class RowStore:
     inverse_norm_R: mx.nd.NDArray
     touched_R: np.ndarray = field(init=False)
     untouched: int = field(init=False)
+    before_change: Callable[[slice | np.ndarray], None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.touched_R = np.zeros(len(self), dtype=bool)
@@ -54,6 +58,15 @@ class RowStore:
 
     def __len__(self) -> int:
         return self.weight_RD.shape[0]
+
+    def part(self, rows: slice) -> RowStore:
+        """The store of some of its rows, in the same memory; itself for all of them."""
+        start, stop, _ = rows.indices(len(self))
+        if stop - start == len(self):
+            return self
+        arrays = (self.weight_RD, self.momentum_RD, self.scale_R1, self.inverse_norm_R)
+        views = [array if array is None else array[rows] for array in arrays]
+        return RowStore(self.first + start, self.first_class + start, self.seed, *views)
 
     def first_touched(self, rows: np.ndarray) -> np.ndarray:
         """Marks rows as touched and returns those that were not."""

@@ -10,9 +10,8 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from partial_fc.checkpoint import MANIFEST, save_checkpoint
+from partial_fc.checkpoint import MANIFEST, Checkpointer, RunMark, read_manifest, run_parts
 from partial_fc.collectives import Collectives, RankError, SingleProcess, run_thread_ranks
-from partial_fc.head.initialization import initial_rows
 from partial_fc.head.partition import ClassPartition
 from partial_fc.testing import centers_of
 from partial_fc.testing_run import GlobalBatches, make_trainer, tiny_network
@@ -23,18 +22,22 @@ DEPLOYED_NETWORK = tiny_network()
 BACKBONE_FILES = {"model-symbol.json", "model-0000.params"}
 
 
+def checkpointer(
+    trainer: Trainer, directory: Path, run: str = "run", keep: int = 0, **description: object
+) -> Checkpointer:
+    rank = trainer.collectives.rank
+    parts = run_parts(trainer, deployed_network=DEPLOYED_NETWORK, num_classes=CLASSES, rank=rank)
+    return Checkpointer(directory, parts, lambda: description, trainer.collectives, RunMark(run), keep=keep)
+
+
 def save(trainer: Trainer, directory: Path, update: int = 7, **description: object) -> Path:
-    return save_checkpoint(
-        directory,
-        update=update,
-        backbone=trainer.backbone,
-        deployed_network=DEPLOYED_NETWORK,
-        optimizer=trainer.optimizer,
-        centers=trainer.head.centers,
-        num_classes=CLASSES,
-        description=description,
-        collectives=trainer.collectives,
-    )
+    trainer.update = update
+    checkpoints = checkpointer(trainer, directory, **description)
+    checkpoints.begin(update)
+    checkpoints.finish()
+    assert checkpoints.newest is not None
+    assert checkpoints.newest_update == update
+    return checkpoints.newest
 
 
 def trained(collectives: Collectives, updates: int = 2) -> Trainer:
@@ -61,8 +64,9 @@ def check_manifest(directory: Path, files: set[str]) -> dict[str, object]:
 
 
 def expected_files(ranks: int, of_ranks: list[int] | None = None) -> set[str]:
-    centers = {f"centers-{rank}-of-{ranks}.params" for rank in of_ranks or range(ranks)}
-    return centers | BACKBONE_FILES | {"backbone-momentum.params"}
+    numbers = range(ranks) if of_ranks is None else of_ranks
+    own = {f"{part}-{rank}-of-{ranks}.params" for rank in numbers for part in ("centers", "backbone")}
+    return own | BACKBONE_FILES | {"backbone-momentum.params"}
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -73,7 +77,8 @@ class TestTheFiles:
         def one_rank(collectives: Collectives) -> np.ndarray:
             trainer = trained(collectives)
             assert save(trainer, tmp_path) == tmp_path / "update-00000007"
-            return trainer.backbone.embed(images_BHWC)
+            with trainer.backbone.averaged_statistics():
+                return trainer.backbone.embed(images_BHWC)
 
         embeddings = run_thread_ranks(size, one_rank)
         pixels = mx.nd.array(images_BHWC.transpose(0, 3, 1, 2))
@@ -107,9 +112,10 @@ class TestTheFiles:
         for rank, (centers, center_momenta, momenta) in enumerate(run_thread_ranks(size, one_rank)):
             saved = mx.nd.load(str(directory / f"centers-{rank}-of-{size}.params"))
             first = partition.start(rank)
-            assert set(saved) == {f"weight:{first}", f"momentum:{first}"}
-            np.testing.assert_array_equal(saved[f"weight:{first}"].asnumpy(), centers)
-            np.testing.assert_array_equal(saved[f"momentum:{first}"].asnumpy(), center_momenta)
+            assert set(saved) == {"rows:0", "weight:0", "momentum:0", "inverse_norm:0"}
+            assert saved["rows:0"].asnumpy().tolist() == list(range(first, first + partition.count(rank)))
+            np.testing.assert_array_equal(saved["weight:0"].asnumpy(), centers)
+            np.testing.assert_array_equal(saved["momentum:0"].asnumpy(), center_momenta)
             assert np.abs(center_momenta).max() > 0
             saved = mx.nd.load(str(directory / "backbone-momentum.params"))
             assert set(saved) == set(momenta)
@@ -120,15 +126,12 @@ class TestTheFiles:
         description = {"loss_scale": 8.0, "config": {"lr": 1}}
         run_thread_ranks(size, lambda collectives: save(trained(collectives), tmp_path, **description))
         manifest = check_manifest(tmp_path / "update-00000007", expected_files(size))
-        del manifest["files"]
-        assert manifest == {
-            "format": 1,
-            "update": 7,
-            "ranks": size,
-            "num_classes": CLASSES,
-            "embedding_size": 8,
-        } | description
-        assert {path.name for path in tmp_path.iterdir()} == BACKBONE_FILES | {"update-00000007"}
+        assert manifest["values"]["trainer"] == [{"update": 7, "loss_scale": 1.0, "clean_updates": 0}] * size
+        assert manifest["values"]["loader"] == [{"number": 2}] * size
+        assert (manifest["update"], manifest["ranks"], manifest["elsewhere"]) == (7, size, {})
+        assert {name: manifest[name] for name in description} == description
+        assert read_manifest(tmp_path / "update-00000007").description == description
+        assert {path.name for path in tmp_path.iterdir()} == BACKBONE_FILES | {"update-00000007", "run.json"}
 
 
 class TestOverAnEarlierOne:
@@ -141,7 +144,7 @@ class TestOverAnEarlierOne:
         np.testing.assert_array_equal(
             saved["arg:fc1_weight"].asnumpy(), trainer.backbone.parameters["fc1_weight"].asnumpy()
         )
-        assert {path.name for path in tmp_path.iterdir()} == BACKBONE_FILES | {"update-00000007"}
+        assert {path.name for path in tmp_path.iterdir()} == BACKBONE_FILES | {"update-00000007", "run.json"}
 
     def test_the_newest_backbone_is_beside_both_updates(self, tmp_path: Path) -> None:
         trainer = trained(SingleProcess())
@@ -157,7 +160,7 @@ class TestOverAnEarlierOne:
         assert old != new
 
     def test_what_an_interrupted_save_left_does_not_get_in(self, tmp_path: Path) -> None:
-        left = tmp_path / ".update-00000007.partial"
+        left = tmp_path / ".update-00000007.another.partial"
         left.mkdir()
         (left / "centers-5-of-8.params").write_text("half of a file")
         save(trained(SingleProcess()), tmp_path)
@@ -181,7 +184,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
 
     monkeypatch.setattr(os, "fsync", recorded_sync)
     monkeypatch.setattr(os, "replace", recorded_replace)
-    final, partial = save(trained(SingleProcess()), tmp_path), tmp_path / ".update-00000007.partial"
+    final, partial = save(trained(SingleProcess()), tmp_path), tmp_path / ".update-00000007.run.partial"
     published = done.index((str(partial), str(final)))
     files = expected_files(1) | {MANIFEST}
     assert {str(partial), *(str(partial / name) for name in files)} <= set(done[:published])
@@ -207,7 +210,7 @@ class TestMachines:
             run_thread_ranks(4, one_rank)
             manifest = check_manifest(tmp_path / "update-00000007", expected_files(4))
             assert set(manifest["files"]) == expected_files(4)
-            assert {path.name for path in tmp_path.iterdir()} == BACKBONE_FILES | {"update-00000007"}
+            assert {path.name for path in tmp_path.iterdir()} == BACKBONE_FILES | {"update-00000007", "run.json"}
 
     def test_with_a_disk_each_have_their_ranks_centers_and_a_backbone(self, tmp_path: Path) -> None:
         def one_rank(collectives: Collectives) -> None:
@@ -218,8 +221,16 @@ class TestMachines:
         for machine, ranks in (("machine0", [0, 1]), ("machine1", [2, 3])):
             directory = tmp_path / machine / "update-00000007"
             manifest = check_manifest(directory, expected_files(4, ranks))
-            assert set(manifest["files"]) == expected_files(4)
-            assert {path.name for path in directory.parent.iterdir()} == BACKBONE_FILES | {directory.name}
+            assert set(manifest["files"]) == expected_files(4, ranks), "no file is named that is not there"
+            assert set(manifest["files"]) | set(manifest["elsewhere"]) == expected_files(4)
+            assert {path.name for path in directory.parent.iterdir()} == BACKBONE_FILES | {directory.name, "run.json"}
+
+
+def fill_the_disk(directory: Path, name: str, update: int = 7) -> None:
+    """The next save of the update writes this file to a device that is always full."""
+    partial = directory / f".update-{update:08d}.run.partial"
+    partial.mkdir()
+    (partial / name).symlink_to("/dev/full")
 
 
 class TestWhenOneRankCannotWrite:
@@ -239,7 +250,7 @@ class TestWhenOneRankCannotWrite:
 
     def test_a_file_where_the_directory_should_be(self, tmp_path: Path) -> None:
         (tmp_path / "models").write_text("not a directory")
-        self.check(lambda _: tmp_path / "models", r"models/\.update-00000007\.partial")
+        self.check(lambda _: tmp_path / "models", "models")
         assert files_below(tmp_path) == {"models"}
 
     def test_on_one_of_the_machines_alone(self, tmp_path: Path) -> None:
@@ -252,28 +263,19 @@ class TestWhenOneRankCannotWrite:
         self.check(directory_of, "^rank 1: .*machine1")
         assert files_below(tmp_path) == {"machine1"}, "the others keep nothing of it either"
 
-    def test_its_centers_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        nd_save = mx.nd.save
-
-        def full_disk(name: str, arrays: dict[str, mx.nd.NDArray]) -> None:
-            if "centers-1-of-3" in name:
-                raise mx.MXNetError("stack of MXNet\n  No space left on device")
-            nd_save(name, arrays)
-
-        monkeypatch.setattr(mx.nd, "save", full_disk)
-        message = "^rank 1: cannot write .*centers-1-of-3.params: No space left on device$"
+    def test_its_centers_alone(self, tmp_path: Path) -> None:
+        fill_the_disk(tmp_path, "centers-1-of-3.params")
+        message = "^update 7 is not saved: rank 1: cannot write .*centers-1-of-3.params: No space left on device$"
         self.check(lambda _: tmp_path, message)
-        assert files_below(tmp_path) == set()
+        assert files_below(tmp_path) == {"run.json"}
 
-    def test_an_earlier_checkpoint_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("name", ["centers-0-of-1.params", "model-0000.params", "model-symbol.json", MANIFEST])
+    def test_an_earlier_checkpoint_stays(self, tmp_path: Path, name: str) -> None:
         trainer = trained(SingleProcess())
         save(trainer, tmp_path)
         before = {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)}
 
-        def full_disk(name: str, arrays: dict[str, mx.nd.NDArray]) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(mx.nd, "save", full_disk)
+        fill_the_disk(tmp_path, name)
         with pytest.raises(RankError, match="No space left"):
             save(trainer, tmp_path)
         assert {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)} == before
@@ -288,15 +290,14 @@ def test_the_saved_network_is_the_deployed_one(tmp_path: Path) -> None:
     assert set(statistics) == set(network.list_auxiliary_states())
 
 
-def test_rows_that_no_update_has_touched_are_saved_with_their_initial_value(tmp_path: Path) -> None:
+def test_rows_that_no_update_has_touched_cost_nothing(tmp_path: Path) -> None:
     trainer = make_trainer(SingleProcess(), network=tiny_network(), classes=101, sample_ratio=0.1)
     trainer.train(1)
     sampled = np.abs(centers_of(trainer.head)[1]).max(axis=1) > 0
     assert 8 <= sampled.sum() <= 10
     save(trainer, tmp_path)
     saved = mx.nd.load(str(tmp_path / "update-00000007" / "centers-0-of-1.params"))
-    initial = initial_rows(3, np.arange(101), 8)
-    rows, momenta = saved["weight:0"].asnumpy(), saved["momentum:0"].asnumpy()
-    np.testing.assert_array_equal(rows[~sampled], initial[~sampled])
-    assert (rows[sampled] != initial[sampled]).any(axis=1).all()
-    assert (momenta[~sampled] == 0).all()
+    np.testing.assert_array_equal(saved["rows:0"].asnumpy(), np.flatnonzero(sampled))
+    rows, momenta = centers_of(trainer.head)
+    np.testing.assert_array_equal(saved["weight:0"].asnumpy(), rows[sampled])
+    np.testing.assert_array_equal(saved["momentum:0"].asnumpy(), momenta[sampled])
