@@ -179,9 +179,8 @@ class NativeRowKernels:
         rule: UpdateRule,
     ) -> None:
         in_place = isinstance(rows_B, slice)
-        weight_RD, momentum_RD, inverse_norm_R = store.weight_RD, store.momentum_RD, store.inverse_norm_R
-        if in_place:
-            weight_RD, momentum_RD, inverse_norm_R = (a[rows_B] for a in (weight_RD, momentum_RD, inverse_norm_R))
+        part = store.part(rows_B) if in_place else store
+        weight_RD, momentum_RD, inverse_norm_R = part.weight_RD, part.momentum_RD, part.inverse_norm_R
         arguments = _Update(
             weight=data_pointer(weight_RD),
             momentum=data_pointer(momentum_RD),

@@ -105,7 +105,8 @@ class NDArrayRowKernels:
         rule: UpdateRule,
     ) -> None:
         if isinstance(rows_B, slice):
-            momentum_BD, inverse_norm_B = store.momentum_RD[rows_B], store.inverse_norm_R[rows_B]
+            part = store.part(rows_B)
+            momentum_BD, inverse_norm_B = part.momentum_RD, part.inverse_norm_R
             momentum_BD *= rule.momentum
         else:
             inverse_norm_B = nd.take(store.inverse_norm_R, rows_B)
