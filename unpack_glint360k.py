@@ -12,9 +12,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent / part) for part in ("", "src")]
 
-from tqdm import tqdm  # noqa: E402
-
-from partial_fc.data.unpack import unpack  # noqa: E402
+from partial_fc.data.verbs.common import add_workers, sentence  # noqa: E402
+from partial_fc.data.verbs.unpack import unpack_sets  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,17 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--include", required=True, metavar="A,B", help="data sets: directories with train.rec, or .rec files"
     )
     parser.add_argument("--output", required=True, metavar="DIR", type=Path, help="where the folders are made")
+    add_workers(parser)
     given = parser.parse_args(arguments)
     sets = [Path(part) for part in given.include.split(",") if part]
     try:
-        with tqdm(unit="image") as bar:
-            for name, done, images in unpack(sets, given.output):
-                if done == 1:
-                    bar.reset(images)
-                    bar.set_description(name)
-                bar.update()
+        unpack_sets(sets, given.output, given.workers)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -17,7 +17,7 @@ import numpy as np
 from partial_fc.backbone import Backbone
 from partial_fc.collectives import Collectives
 from partial_fc.data.batch import Batch
-from partial_fc.data.records import RecordWriter
+from partial_fc.data.record_writer import RecordWriter
 from partial_fc.evaluation.verification_set import save_bin
 from partial_fc.head.margin import Margin
 from partial_fc.head.partial_fc import PartialFC
@@ -149,6 +149,7 @@ def make_trainer(
     sample_ratio: float = 1.0,
     loss_scale: LossScale | None = None,
     fp16_gradients: bool = False,
+    accumulate: int = 1,
     make_loader: Callable[..., Any] = GlobalBatches,
 ) -> Trainer:
     """A rank's trainer of a small run; every rank calls it.
@@ -160,12 +161,13 @@ def make_trainer(
     """
     backbone = Backbone(
         with_frozen_batch_norm(tiny_network()) if network is None else network,
-        batch_size=samples // collectives.size,
+        batch_size=samples // collectives.size // accumulate,
         image_size=image_size,
         collectives=collectives,
         context=mx.cpu(),
         seed=3,
         fp16_gradients=fp16_gradients,
+        accumulate=accumulate,
     )
     head = PartialFC(
         classes,

@@ -9,7 +9,7 @@ import pytest
 
 from partial_fc.data.lmdb_source import Datum
 from partial_fc.data.open_source import identity_names, open_source
-from partial_fc.data.records import RecordWriter
+from partial_fc.data.record_writer import RecordWriter
 
 
 def write_rec(path: Path, labels: list[int]) -> Path:

@@ -48,7 +48,7 @@ def test_keys_with_gaps(path):
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.integers(0, 10**9), st.integers(0, 10**15), min_size=1, max_size=30), st.data())
 def test_any_index_is_read_as_by_the_naive_parser(tmp_path_factory, offset_of_key, data):
-    offset_of_key = {key: offset + 10**15 * i for i, (key, offset) in enumerate(offset_of_key.items())}
+    offset_of_key = {key: offset + (10**15 + 1) * i for i, (key, offset) in enumerate(offset_of_key.items())}
     chunk_bytes = data.draw(st.integers(1, 60))
     path = tmp_path_factory.mktemp("index") / "a.idx"
     text = "".join(f"{key}\t{offset}\n" for key, offset in offset_of_key.items()).encode()

@@ -9,8 +9,9 @@ import pytest
 from partial_fc.data import records
 from partial_fc.data.record_index import make_index
 from partial_fc.data.record_payload import pack_label, pack_range
+from partial_fc.data.record_writer import RecordWriter
 from partial_fc.data.recordio import frame
-from partial_fc.data.records import RecordSource, RecordWriter
+from partial_fc.data.records import RecordSource
 
 # What these tests store need not be images: sources hand out bytes. The sizes leave every remainder mod 4.
 FACES = [
@@ -141,11 +142,40 @@ def test_labels_outside_the_range_are_named(rec):
 def test_labels_that_are_none_are_named(rec, label):
     payload = struct.pack("<IfQQ", 0, label, 1, 0) + b"image"
     write_records(rec, {1: pack_label(0, 1) + b"image", 2: payload})
-    rec.with_name("property").write_text("20000000,112,112\n")
+    rec.with_name("property").write_text("16777216,112,112\n")
     source = RecordSource(rec)
     for reading in (lambda: source.read(1), source.labels):
         with pytest.raises(ValueError, match=r"train\.rec record 2 has the label"):
             reading()
+
+
+def test_a_rounded_label_is_found_at_opening(rec):
+    """20,000,001 is 20,000,000 in a float32: no reader can tell which it was."""
+    write_records(rec, {1: pack_label(0, 1) + b"image", 2: struct.pack("<IfQQ", 0, 20_000_001, 2, 0) + b"image"})
+    rec.with_name("property").write_text("20000002,112,112\n")
+    with pytest.raises(ValueError, match="record 2 has the label 20000000 in one float32.* partial_fc.data pack"):
+        RecordSource(rec)
+
+
+def test_without_header_labels_come_in_any_order(rec):
+    """As MXNet's `im2rec` writes them: keys from 0, no identity records."""
+    faces = [(b"a", 3), (b"b", 0), (b"c", 20_000_000), (b"d", 0)]
+    with RecordWriter(rec, in_order=False, num_identities=20_000_003) as writer:
+        for image, label in faces:
+            writer.add(image, label)
+    source = RecordSource(rec)
+    assert (contents(source), source.num_identities) == (faces, 20_000_003)
+    assert [source.key(i) for i in range(4)] == ["0", "1", "2", "3"]
+    with pytest.raises(ValueError, match="would hold no image"), RecordWriter(rec, in_order=False):
+        pass
+
+
+def test_identities_at_the_end_may_have_no_image(rec):
+    with RecordWriter(rec, num_identities=4) as writer:
+        writer.add(b"a", 1)
+    source = RecordSource(rec)
+    assert (contents(source), source.num_identities) == ([(b"a", 1)], 4)
+    assert rec.with_name("property").read_text() == "4,112,112\n"
 
 
 def test_labels_past_2_to_the_24_take_two_fields(rec):

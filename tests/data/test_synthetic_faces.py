@@ -14,7 +14,8 @@ import pytest
 from partial_fc.data import synthetic_faces
 from partial_fc.data.faces.plan import FaceSetPlan
 from partial_fc.data.faces.stream import draw_image
-from partial_fc.data.records import RecordSource, RecordWriter
+from partial_fc.data.record_writer import RecordWriter
+from partial_fc.data.records import RecordSource
 from partial_fc.data.synthetic_faces import FILES, ensure_synthetic_faces, main, write_synthetic_faces
 from partial_fc.evaluation.verification_set import load_bin
 

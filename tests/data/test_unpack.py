@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from partial_fc.data.records import RecordWriter
-from partial_fc.data.unpack import unpack
+from partial_fc.data.record_writer import RecordWriter
+from partial_fc.data.unpack import MANIFEST, unpack
 
 PROJECT = Path(__file__).resolve().parents[2]
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG"
@@ -32,7 +32,8 @@ def two_sets(tmp_path: Path) -> list[Path]:
 
 
 def found(output: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != MANIFEST]
+    return {str(path.relative_to(output)): path.read_bytes() for path in files}
 
 
 EXPECTED = {
@@ -46,15 +47,18 @@ EXPECTED = {
 def test_identities_of_two_sets_stay_apart_and_bytes_as_they_are(two_sets: list[Path], tmp_path: Path) -> None:
     progress = list(unpack(two_sets, tmp_path / "out"))
     assert found(tmp_path / "out") == EXPECTED
-    assert progress == [("a", 1, 3), ("a", 2, 3), ("a", 3, 3), ("b", 1, 1)]
+    assert progress == [("a", 0, 3), ("a", 1, 3), ("a", 2, 3), ("a", 3, 3), ("b", 0, 1), ("b", 1, 1)]
 
 
 def test_it_goes_on_where_it_stopped(two_sets: list[Path], tmp_path: Path) -> None:
     started = unpack(two_sets, tmp_path / "out")
-    next(started), next(started)
+    next(started), next(started), next(started)
+    started.close()
     first = tmp_path / "out" / "a_00000000" / "00000000.jpg"
     before = first.stat().st_mtime_ns
-    list(unpack(two_sets, tmp_path / "out"))
+    assert next(unpack(two_sets, tmp_path / "out")) == ("a", 2, 3)
+    (tmp_path / "out" / MANIFEST).unlink()  # then the files themselves tell what is there
+    list(unpack(two_sets, tmp_path / "out", workers=3))
     assert found(tmp_path / "out") == EXPECTED
     assert first.stat().st_mtime_ns == before
 
@@ -74,4 +78,22 @@ def test_the_command(two_sets: list[Path], tmp_path: Path) -> None:
     assert found(tmp_path / "out") == EXPECTED
     failed = subprocess.run([*command, str(tmp_path / "nowhere")], capture_output=True, text=True, check=False)
     assert failed.returncode == 2
-    assert "holds no record file" in failed.stderr
+    assert failed.stderr.startswith("error: there is no ") and failed.stderr.count("\n") == 1
+    assert found(tmp_path / "out") == EXPECTED
+
+
+def test_another_set_of_the_same_name_is_refused(two_sets: list[Path], tmp_path: Path) -> None:
+    list(unpack(two_sets, tmp_path / "out"))
+    (tmp_path / "other").mkdir()
+    twin = write_set(tmp_path / "other" / "a", [(JPEG + b"another", 0)])
+    with pytest.raises(ValueError, match=r"holds another set called a already \(3 images of 2 identities\): rename"):
+        list(unpack([twin], tmp_path / "out"))
+    assert found(tmp_path / "out") == EXPECTED
+
+
+def test_what_is_not_a_file_of_progress_is_refused(two_sets: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for text in ("{", "[]", '{"a": 3}'):
+        (tmp_path / "out" / MANIFEST).write_text(text)
+        with pytest.raises(ValueError, match="unpacked.json is damaged: delete it"):
+            list(unpack(two_sets, tmp_path / "out"))

@@ -44,6 +44,10 @@ class CombinedSource:
         part = bisect.bisect_right(self._starts, index) - 1
         return self.sources[part].where(index - self._starts[part])
 
+    def key(self, index: int) -> str:
+        part = bisect.bisect_right(self._starts, index) - 1
+        return self.sources[part].key(index - self._starts[part])
+
     def labels(self) -> np.ndarray:
         return np.concatenate(
             [source.labels() + first for source, first in zip(self.sources, self._first_labels, strict=True)]

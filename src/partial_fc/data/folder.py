@@ -82,6 +82,9 @@ class FolderSource:
         name = self._names[self._ends.item(index) : self._ends.item(index + 1)]
         return b"/".join((self._directory, self.identity_names[label], name))
 
+    def key(self, index: int) -> str:
+        return os.fsdecode(self.path(index)[len(self._directory) + 1 :])
+
     def read(self, index: int) -> tuple[bytes, int]:
         try:
             with open(self.path(index), "rb", buffering=0) as file:

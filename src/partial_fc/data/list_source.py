@@ -72,8 +72,10 @@ class ListSource:
 
     def path(self, index: int) -> bytes:
         """The path of image `index`, as the file system has it."""
-        path = self._paths[self._ends.item(index) : self._ends.item(index + 1)]
-        return os.path.join(self._root, bytes(path))
+        return os.path.join(self._root, self._path(index))
+
+    def key(self, index: int) -> str:
+        return os.fsdecode(self._path(index))
 
     def read(self, index: int) -> tuple[bytes, int]:
         try:
@@ -87,6 +89,9 @@ class ListSource:
 
     def labels(self) -> np.ndarray:
         return self._labels.copy()
+
+    def _path(self, index: int) -> bytes:
+        return bytes(self._paths[self._ends.item(index) : self._ends.item(index + 1)])
 
     def close(self) -> None:
         """There is nothing to give back."""

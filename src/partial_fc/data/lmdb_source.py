@@ -56,6 +56,11 @@ def unpack_datum(value: bytes) -> bytes:
     return datum.data
 
 
+def pack_datum(image_bytes: bytes) -> bytes:
+    """The serialised `Datum` of an image."""
+    return Datum(data=image_bytes).SerializeToString()
+
+
 def _varint(data: bytes, start: int) -> tuple[int, int]:
     """(the number at `start`, where it ends); a number that has no end runs past that of `data`."""
     number = 0
@@ -140,6 +145,9 @@ class LmdbSource:
 
     def where(self, index: int) -> str:
         return f"{self.name} key {self._list.key(index).decode(errors='backslashreplace')!r}"
+
+    def key(self, index: int) -> str:
+        return os.fsdecode(self._list.key(index))
 
     def labels(self) -> np.ndarray:
         return self._list.labels_N.astype(np.int64)

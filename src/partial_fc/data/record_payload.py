@@ -20,22 +20,22 @@ from partial_fc.data.recordio import MAGIC, RecordError
 
 LABEL_LIMIT = 1 << 48  # what two fields hold
 
-_FIELD_LIMIT = 1 << 24
+FIELD_LIMIT = 1 << 24  # what one field holds exactly, and below
 _LABEL_IN_TWO_FIELDS = 0x6C6162656C32
 _HEADER = struct.Struct("<IfQQ")
 _PLAIN = struct.Struct("<IIIfQQ")  # magic and length before it
 _FIELDS = {1: struct.Struct("<f"), 2: struct.Struct("<ff")}
 _MAX_KEY = (1 << 63) - 1
-_HEADER_WORDS = 9  # of 4 bytes: magic, length, fields, label, id ×2, id2 ×2, first further field
+_HEADER_WORDS = 10  # of 4 bytes: magic, length, fields, label, id ×2, id2 ×2, two further fields
 
 
 def pack_label(label: int, key: int) -> bytes:
     """What precedes the image in record `key`. Raises ValueError for a label outside [0, 2⁴⁸)."""
     if not 0 <= label < LABEL_LIMIT:
         raise ValueError(f"a label is a whole number in [0, 2^48), got {label}")
-    if label < _FIELD_LIMIT:
+    if label < FIELD_LIMIT:
         return _HEADER.pack(0, label, key, 0)
-    high, low = divmod(label, _FIELD_LIMIT)
+    high, low = divmod(label, FIELD_LIMIT)
     return _HEADER.pack(2, 0, key, _LABEL_IN_TWO_FIELDS) + _FIELDS[2].pack(low, high)
 
 
@@ -74,11 +74,12 @@ def unpack_label(payload: bytes) -> tuple[int, int]:
     fields, mark, start = unpack_fields(payload)
     label = fields[0]
     if mark == _LABEL_IN_TWO_FIELDS and len(fields) == 2:
-        label += fields[1] * _FIELD_LIMIT
-    elif label >= _FIELD_LIMIT:
+        label += fields[1] * FIELD_LIMIT
+    elif label >= FIELD_LIMIT:
         raise RecordError(
             f"has the label {label:.0f} in one float32 field, which is exact below 2^24 alone, so it may be "
-            "rounded: write the file again from its images with partial_fc, which uses two fields"
+            "rounded: pack the images it was made of again, by `python -m partial_fc.data pack`, which writes "
+            "such labels in two fields"
         )
     if not 0 <= label < LABEL_LIMIT or label != int(label):
         raise RecordError(f"has the label {label:g}, and a label is a whole number from 0 up")
@@ -97,7 +98,7 @@ def unpack_plain(data: bytes) -> tuple[bytes, int] | None:
     end = length + 8
     if magic != MAGIC or fields or not _PLAIN.size <= end <= len(data):
         return None
-    if not 0 <= label < _FIELD_LIMIT or label != int(label):
+    if not 0 <= label < FIELD_LIMIT or label != int(label):
         return None
     return data[_PLAIN.size : end], int(label)
 
@@ -105,17 +106,22 @@ def unpack_plain(data: bytes) -> tuple[bytes, int] | None:
 def labels_at(words: np.ndarray, at_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(labels int64, whether each is known) of the records at `at_N` of a file's words, uint32, in bulk.
 
-    Known are those of sound records of one part with a whole label below 2²⁴. The others are left to
-    `unpack_label`.
+    Known are those of sound records of one part with a whole label below 2²⁴, or one in two fields. The others
+    are left to `unpack_label`.
     """
     words_NK = words[np.minimum(at_N[:, None] + np.arange(_HEADER_WORDS), len(words) - 1)]
     length_N, fields_N = words_NK[:, 1].astype(np.int64), words_NK[:, 2].astype(np.int64)
     label_N = np.where(fields_N > 0, words_NK[:, 8], words_NK[:, 3]).view(np.float32)
-    in_range_N = (label_N >= 0) & (label_N < _FIELD_LIMIT)
+    in_range_N = (label_N >= 0) & (label_N < FIELD_LIMIT)
     whole_N = np.where(in_range_N, label_N, 0).astype(np.int64)
-    known_N = (words_NK[:, 0] == MAGIC) & (words_NK[:, 6] == 0) & (words_NK[:, 7] == 0)
+    id2_N = words_NK[:, 6] + (words_NK[:, 7].astype(np.uint64) << np.uint64(32))
+    in_two_N = (id2_N == _LABEL_IN_TWO_FIELDS) & (fields_N == 2)
+    high_N = np.where(in_two_N, words_NK[:, 9], 0).astype(np.uint32).view(np.float32)
+    in_range_N &= (high_N >= 0) & (high_N < FIELD_LIMIT) & (high_N == np.floor(high_N))
+    known_N = (words_NK[:, 0] == MAGIC) & ((id2_N == 0) | in_two_N)
     known_N &= (length_N >= _HEADER.size + 4 * fields_N) & (length_N < 1 << 29)
-    return whole_N, known_N & in_range_N & (whole_N == label_N)
+    known_N &= in_range_N & (whole_N == label_N)
+    return whole_N + np.where(known_N, high_N, 0).astype(np.int64) * FIELD_LIMIT, known_N
 
 
 def _too_short(payload: bytes) -> RecordError:

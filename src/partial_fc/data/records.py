@@ -1,4 +1,4 @@
-"""InsightFace's `.rec`: images with their labels in a RecordIO file, read and written.
+"""InsightFace's `.rec`: images with their labels in a RecordIO file. `record_writer` writes it.
 
     train.rec    the records: a label, or two numbers, then the bytes of an image, or nothing
     train.idx    `key<tab>offset` of each record
@@ -16,27 +16,24 @@ own label.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import logging
 import os
 from array import array
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from partial_fc.data.record_index import RecordIndex, make_index, read_index
 from partial_fc.data.record_payload import (
+    FIELD_LIMIT,
     LABEL_LIMIT,
     labels_at,
-    pack_label,
-    pack_range,
     unpack_fields,
     unpack_key,
     unpack_label,
     unpack_plain,
 )
-from partial_fc.data.recordio import RecordError, RecordFile, frame
+from partial_fc.data.recordio import RecordError, RecordFile
 
 log = logging.getLogger("partial_fc")
 
@@ -51,7 +48,10 @@ class RecordSource:
     read through once, as it is when the `.idx` is missing.
 
     Memory: 8 bytes an image. Raises FileNotFoundError when there is no `.rec`, ValueError when index and
-    records do not belong together or one of them is cut short.
+    records do not belong together or one of them is cut short, and when the last label may be rounded.
+
+    For tools that look at the file itself: `file`, its `index`, and `image_positions`, those of the index
+    that are images; the header record, if there is one, comes before and identity records come after them.
     """
 
     def __init__(self, rec_path: str | os.PathLike[str]):
@@ -70,12 +70,15 @@ class RecordSource:
         index = self._load_index()
         self._check_end(index)
         first, end = self._image_positions(index)
+        self.file, self.index, self.image_positions = self._file, index, range(first, end)
         self._keys, self._offsets = index.keys_N[first:end], index.offsets_N[first:end]
         if len(self) == 0:
             raise ValueError(f"{self.name} holds no image")
         # A quarter more than the mean record: nearly all come in one read, with little to throw away.
         self._expected_bytes = min(5 * self._file.size // (4 * len(index.offsets_N)) + 64, 1 << 20)
         self.num_identities = self._find_num_identities(len(index.keys_N) - end)
+        if self.num_identities > FIELD_LIMIT:
+            self._read(len(self) - 1)  # labels ascend as a rule: one that a float32 cannot hold is found here
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -96,6 +99,9 @@ class RecordSource:
 
     def where(self, index: int) -> str:
         return f"{self.name} record {self._keys[index]}"
+
+    def key(self, index: int) -> str:
+        return str(self._keys[index])
 
     def close(self) -> None:
         self._file.close()
@@ -195,113 +201,3 @@ class RecordSource:
                 identity_records,
             )
         return int(words[0])
-
-
-class RecordWriter:
-    """Writes images into `rec_path`, with `.idx` and `property` beside it, in the layout of this file.
-
-        with RecordWriter("faces/train.rec") as writer:
-            for image_bytes, label in ...:      # labels ascending from 0
-                writer.add(image_bytes, label)
-
-    The files stand under temporary names until `close` (the end of the `with`) has everything on disk, and
-    an exception removes them. `image_size`, (height, width), goes into `property`. An identity that is passed
-    over gets an empty range, so that labels are kept. Memory: 8 bytes an identity.
-    """
-
-    def __init__(self, rec_path: str | os.PathLike[str], image_size: tuple[int, int] = (112, 112)):
-        path = Path(rec_path)
-        if path.suffix != ".rec":
-            raise ValueError(f"the name of a record file ends in .rec, got {path}")
-        self._image_size = image_size
-        self._finals = [path, path.with_name("property"), path.with_suffix(".idx")]
-        self._temporaries = [final.with_name(f".{final.name}.{os.getpid()}.tmp") for final in self._finals]
-        self._first_keys = array("q")  # of each identity so far
-        self._offset = 0
-        self._key = 0
-        self._open_files: list[IO[bytes]] = []
-        try:
-            for temporary in self._temporaries:
-                self._open_files.append(temporary.open("wb", buffering=1 << 20))
-            self._records, self._property, self._index = self._open_files
-            self._write(pack_range(0, 0, key=0))
-        except BaseException:
-            self._discard()
-            raise
-
-    def __enter__(self) -> RecordWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._discard()
-
-    def add(self, image_bytes: bytes, label: int) -> None:
-        """Appends an encoded image of identity `label`.
-
-        Raises ValueError for a label below 0 or below the last one, or for an image of 2²⁹ bytes; nothing was
-        added then. Raises OSError when the disk is full; the files are removed then.
-        """
-        last_label = len(self._first_keys) - 1
-        if label < max(last_label, 0):
-            raise ValueError(f"labels are added in ascending order from 0 up, got {label} after {last_label}")
-        payload = pack_label(label, self._key) + image_bytes
-        try:
-            self._write(payload)
-        except OSError:
-            self._discard()
-            raise
-        while len(self._first_keys) <= label:
-            self._first_keys.append(self._key - 1)
-
-    def close(self) -> None:
-        """Writes the identity records and gives the files their names; a second call does nothing.
-
-        Raises ValueError when there is no image, OSError when the disk is full; nothing is left behind then.
-        """
-        if not self._open_files:
-            return
-        try:
-            if not self._first_keys:
-                raise ValueError(f"{self._finals[0]} would hold no image: add at least one")
-            self._finish()
-        except BaseException:
-            self._discard()
-            raise
-
-    def _write(self, payload: bytes) -> None:
-        record = frame(payload)
-        self._records.write(record)
-        self._index.write(b"%d\t%d\n" % (self._key, self._offset))
-        self._offset += len(record)
-        self._key += 1
-
-    def _finish(self) -> None:
-        first_identity, identities = self._key, len(self._first_keys)
-        self._first_keys.append(first_identity)
-        for first, end in zip(self._first_keys[:-1], self._first_keys[1:], strict=True):
-            self._write(pack_range(first, end, self._key))
-        self._records.seek(0)
-        self._records.write(frame(pack_range(first_identity, first_identity + identities, key=0)))
-        height, width = self._image_size
-        self._property.write(b"%d,%d,%d\n" % (identities, height, width))
-        for file in self._open_files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        # An old index goes first and the new one comes last: none ever lies beside records of another file.
-        self._finals[-1].unlink(missing_ok=True)
-        for temporary, final in zip(self._temporaries, self._finals, strict=True):
-            temporary.replace(final)
-        self._open_files = []
-
-    def _discard(self) -> None:
-        for file in self._open_files:
-            # Closing flushes, which fails again where the disk is full; the file goes away all the same.
-            with contextlib.suppress(OSError):
-                file.close()
-        self._open_files = []
-        for temporary in self._temporaries:
-            temporary.unlink(missing_ok=True)

@@ -41,6 +41,10 @@ class ImageSource(Protocol):
         """Where image `index` lies, for messages: the file and the record in it."""
         ...
 
+    def key(self, index: int) -> str:
+        """What image `index` is called within its set: a path, a key, the number of a record."""
+        ...
+
     def labels(self) -> np.ndarray:
         """The label of every image, int64 (N,), without reading the images."""
         ...

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from partial_fc.data.faces.plan import FaceSetPlan
 from partial_fc.data.faces.stream import stream_images
-from partial_fc.data.records import RecordWriter
+from partial_fc.data.record_writer import RecordWriter
 from partial_fc.evaluation.verification_set import save_bin
 
 DRAWING_VERSION = 1

@@ -1,74 +1,147 @@
-"""From records to folders of images: one folder an identity, the image files as they are in the record file."""
+"""From a set to folders of images: one folder an identity, the image files as they are in the set.
+
+    <output>/<set>_<identity>/<image>.jpg           identity: 8 digits; image: 8 digits
+    <output>/unpacked.json                          the sets, and how much of each is there
+
+The set's name is a part of the folder's, so that identities of several sets never fall together.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
-from partial_fc.data.records import RecordSource
+from partial_fc.data.in_order import map_in_order
+from partial_fc.data.open_source import name_sets, open_source
+from partial_fc.data.source import ImageSource
+from partial_fc.data.whole_file import write_whole
+
+MANIFEST = "unpacked.json"
 
 _SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png"}
+_SAVE_EVERY_IMAGES = 5_000
 
 
-def record_files(sets: Sequence[Path]) -> dict[str, Path]:
-    """The record file of each data set by the set's name: a ``.rec``, or a directory that holds ``train.rec``.
+class NamedSet(NamedTuple):
+    """A set to unpack: what its folders are called after, and what `open_source` takes."""
+
+    name: str
+    paths: list[Path]
+
+
+def name_of_each(paths: Sequence[Path]) -> list[NamedSet]:
+    """The sets that `paths` name, each by its directory (``a`` of ``a``, ``a/train.rec`` and ``a/a.lst``).
 
     Raises:
-        ValueError: no set, two sets of one name, or a path that is neither.
+        ValueError: no set, two sets of one name, or a path that is none.
+        FileNotFoundError: there is nothing of that name.
     """
-    if not sets:
-        raise ValueError("there is nothing to unpack: name one data set or more")
-    files: dict[str, Path] = {}
-    for path in sets:
-        rec = path / "train.rec" if path.is_dir() else path
-        if not rec.is_file():
-            raise ValueError(f"{path} holds no record file: give a .rec, or a directory with train.rec in it")
+    sets: list[NamedSet] = []
+    for path, key_list in name_sets(paths):
         name = (path if path.is_dir() else path.parent).resolve().name
-        if name in files:
+        if name in [other.name for other in sets]:
             raise ValueError(f"two data sets are called {name}: their identities would fall together; rename one")
-        files[name] = rec
-    return files
+        sets.append(NamedSet(name, [path] if key_list is None else [path, key_list]))
+    return sets
 
 
-def unpack(sets: Sequence[Path], output: Path) -> Iterator[tuple[str, int, int]]:
-    """Writes ``<output>/<set>_<identity>/<image>.jpg`` for every image, and goes on where an earlier call stopped.
+def unpack(paths: Sequence[Path], output: Path, *, workers: int = 1) -> Iterator[tuple[str, int, int]]:
+    """Writes every image of the sets below `output`, and goes on where an earlier call stopped.
 
-    The set's name is a part of the folder's, so that identities of several sets never fall together. A file appears
-    complete or not at all, and one that is there is not written again.
+    A file appears complete or not at all. What is there of a set already is not written again; images that
+    an earlier call finished are not even read.
 
     Args:
-        sets: record files, or directories with a ``train.rec``.
+        paths: what :func:`partial_fc.data.open_source.open_source` takes.
         output: made when it is missing.
+        workers: threads that read and write.
 
     Yields:
         (set, images done, images of the set), after each image.
 
     Raises:
-        ValueError: see :func:`record_files`; a record that is broken.
+        ValueError: see :func:`name_of_each`; a record that is broken; an output that holds another set of the
+            same name.
         OSError: the output cannot be written.
     """
-    for name, rec in record_files(sets).items():
-        with closing(RecordSource(rec)) as source:
-            for index in range(len(source)):
-                image, label = source.read(index)
-                folder = output / f"{name}_{label:08d}"
-                _write(folder / f"{index:08d}{_suffix(image)}", image)
-                yield name, index + 1, len(source)
+    sets = name_of_each(paths)
+    for name, set_paths in sets:
+        with closing(open_source(set_paths)) as source:
+            progress = _Progress(output, name, source)
+            folders = _Folders(output, name)
+            yield name, progress.done, len(source)
+            images = range(progress.done, len(source))
+            with closing(map_in_order(lambda i: folders.write(i, *source.read(i)), images, workers)) as written:  # noqa: B023
+                try:
+                    for _ in written:
+                        progress.advance()
+                        yield name, progress.done, len(source)
+                finally:
+                    progress.save()
 
 
-def _write(path: Path, image: bytes) -> None:
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_bytes(image)
-        os.replace(unfinished, path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+class _Progress:
+    """How many images of a set are there, in a file that outlives the process."""
+
+    def __init__(self, output: Path, name: str, source: ImageSource):
+        self._path, self._name = output / MANIFEST, name
+        first = source.read(0)[0]
+        mark = {"images": len(source), "identities": source.num_identities, "first_image_crc": zlib.crc32(first)}
+        found = self._load().get(name)
+        if found is not None and {key: found.get(key) for key in mark} != mark:
+            raise ValueError(
+                f"{output} holds another set called {name} already ({found.get('images')} images of "
+                f"{found.get('identities')} identities): rename this one, or give another directory"
+            )
+        self._mark, self.done = mark, 0
+        if found is not None and isinstance(found.get("done"), int) and 0 <= found["done"] <= len(source):
+            self.done = found["done"]
+
+    def advance(self) -> None:
+        self.done += 1
+        if self.done % _SAVE_EVERY_IMAGES == 0:
+            self.save()
+
+    def save(self) -> None:
+        manifest = self._load() | {self._name: self._mark | {"done": self.done}}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path, json.dumps(manifest, indent=2) + "\n")
+
+    def _load(self) -> dict[str, dict[str, int]]:
+        if not self._path.is_file():
+            return {}
+        try:
+            manifest = json.loads(self._path.read_bytes())
+        except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict) or not all(isinstance(entry, dict) for entry in manifest.values()):
+            raise ValueError(f"{self._path} is damaged: delete it, and files that are there are found anew")
+        return manifest
+
+
+class _Folders:
+    """The folders of one set."""
+
+    def __init__(self, output: Path, name: str):
+        self._output, self._name = output, name
+
+    def write(self, index: int, image: bytes, label: int) -> None:
+        path = self._output / f"{self._name}_{label:08d}" / f"{index:08d}{_suffix(image)}"
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        try:
+            unfinished.write_bytes(image)
+            os.replace(unfinished, path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
 
 
 def _suffix(image: bytes) -> str:
