@@ -53,6 +53,7 @@ COMMON = {
     "fp16_gradients": False,  # sum the backbone's gradients over ranks in fp16
     "decay_everything": True,  # weight decay on biases, BatchNorm and PReLU slopes too
     "workers": 2,  # threads a rank that decode images
+    "augmentation": "mirror=0.5",  # of training images: name=probability[:strength],…, see --help
     "storage": "device:float32/float32",  # class centers: [tier:]weight[/momentum], see --help
     "storage_directory": None,  # of the tier "file"
     "logits_chunk": "auto",  # classes whose logits are kept at once; "all"; "auto": all when they fit

@@ -16,9 +16,11 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 
 # The first pattern that fits a module's name gives its level. At -1, above all, is what a run can be asked for.
+COMMANDS = 5
 LEVELS = [
     ("default", -1),
     ("partial_fc.center_storage", -1),
+    ("partial_fc.augmentation", -1),
     ("partial_fc.exit_status", -1),
     ("partial_fc.paper", 0),
     ("symbol*", 0),
@@ -30,6 +32,8 @@ LEVELS = [
     ("partial_fc.head", 2),
     ("partial_fc.head.partial_fc", 2),
     ("partial_fc.head.*", 1),
+    ("partial_fc.data.__main__", COMMANDS),
+    ("partial_fc.data.verbs*", 2),
     ("partial_fc.data*", 1),
     ("partial_fc.mixed_precision", 2),
     ("partial_fc.optimizer", 2),
@@ -55,8 +59,6 @@ LEVELS = [
     ("partial_fc.plan_report", 4),
     ("partial_fc.testing*", 6),
 ]
-COMMANDS = 5
-
 # One file speaks to each library of ranks, so that everything else runs without it.
 COMMUNICATION = {"horovod": "partial_fc.horovod_collectives", "mpi4py": "partial_fc.horovod_collectives"}
 

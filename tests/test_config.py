@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import default
+from partial_fc.augmentation import Augmentation
 from partial_fc.center_storage import Storage
 from partial_fc.config import OPTIONS, RunConfig, parse_arguments
 
@@ -38,6 +39,7 @@ GIVEN = {
     "--check-every-updates": ("50", 50),
     "--stall-timeout-seconds": ("10", 10.0),
     "--workers": ("3", 3),
+    "--augmentation": ("grey=0.1", Augmentation(grey=0.1)),
     "--storage": ("host:float16/int8", Storage("host", "float16", "int8")),
     "--logits-chunk": ("12", 12),
     "--log-every-updates": ("9", 9),
@@ -88,11 +90,12 @@ def test_a_switch_goes_both_ways() -> None:
 def test_what_is_not_given_is_what_default_says(dataset: str, loss: str) -> None:
     config = parse(f"--dataset {dataset} --loss {loss} --network r50")
     recipe = default.generate_config(loss, dataset, "r50")
-    same = set(vars(config)) - {"margins", "scale", "rec", "data", "val", "models_root", "storage"}
+    same = set(vars(config)) - {"margins", "scale", "rec", "data", "val", "models_root", "storage", "augmentation"}
     assert {name: getattr(config, name) for name in same} == {name: recipe[name] for name in same}
     assert config.margins == (recipe.loss_m1, recipe.loss_m2, recipe.loss_m3)
     assert config.scale == recipe.loss_s
     assert str(config.storage) == recipe.storage
+    assert str(config.augmentation) == recipe.augmentation
     assert config.rec == (Path(recipe.rec) if recipe.rec else None)
     assert config.val == tuple(map(Path, recipe.val))
     assert config.models_root == Path(recipe.models_root)
@@ -181,6 +184,8 @@ class TestOwnImages:
         ("--val a/lfw.bin b/lfw.bin", ["--val", "lfw"]),
         ("--storage tape:float32", ["'tape'", "device", "host", "file"]),
         ("--storage int8", ["'int8'", "float32", "float16"]),
+        ("--augmentation blurr=1", ["'blurr'", "mirror, crop, color", "or none"]),
+        ("--augmentation blur=1.5", ["blur", "[0, 1]", "1.5"]),
         ("--storage float16/int4", ["'int4'", "int8"]),
         ("--storage file:float32", ["--storage-directory"]),
         ("--logits-chunk some", ["--logits-chunk", "'some'", "all", "auto"]),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import default
+from partial_fc.augmentation import Augmentation
 from partial_fc.center_storage import Storage
 
 EMBEDDED_DATASET = "synthetic"
@@ -74,6 +75,7 @@ class RunConfig:
     momentum: float
     weight_decay: float
     workers: int
+    augmentation: Augmentation
     log_every_updates: int
     verify_every_updates: int
 
@@ -240,6 +242,8 @@ OPTIONS = {
                                       "run ends and names those that did not come",
                                       {"type": float, "metavar": "SECONDS"}),
     "--workers": Option("workers", "threads a rank that decode images", {"type": int, "metavar": "N"}),
+    "--augmentation": Option("augmentation", "random changes of training images, name=probability[:strength],…, of "
+                             "mirror, crop, color, grey, blur, jpeg and erase; or none", {"metavar": "LIST"}),
     "--log-every-updates": Option("log_every_updates", "updates between two lines of the log",
                                   {"type": int, "metavar": "N"}),
     "--verify-every-updates": Option("verify_every_updates",
@@ -366,6 +370,7 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         workers=recipe.workers,
+        augmentation=Augmentation.parse(recipe.augmentation),
         log_every_updates=recipe.log_every_updates,
         verify_every_updates=recipe.verify_every_updates,
     )
@@ -389,7 +394,7 @@ def _option(field: str) -> str:
 
 
 def _as_json(value: Any) -> Any:
-    if isinstance(value, Path | Storage):
+    if isinstance(value, Path | Storage | Augmentation):
         return str(value)
     if isinstance(value, list | tuple):
         return [_as_json(part) for part in value]

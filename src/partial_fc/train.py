@@ -23,6 +23,7 @@ from partial_fc.callbacks_guards import CompareBackbones, LimitSkippedUpdates
 from partial_fc.checkpoint import run_parts
 from partial_fc.collectives import Collectives, PeerLostError, RankError, error_text, raise_together, together
 from partial_fc.config import RunConfig, parse_arguments
+from partial_fc.cost_model import Setting, with_fitting_logits
 from partial_fc.data.batch import Loader
 from partial_fc.data.loader import TrainingLoader
 from partial_fc.data.open_source import open_source
@@ -33,12 +34,13 @@ from partial_fc.device import compute_context, default_network
 from partial_fc.evaluation.verification_set import load_bin
 from partial_fc.exit_status import FINISHED, MISTAKE, NUMBERS_WENT_WRONG, PEER_LOST, RANKS_DIFFER, REFUSED, STOPPED
 from partial_fc.guards import GradientClip, NumbersWentWrongError, RanksDifferError, StopRequest
-from partial_fc.head.chunk import choose_logits_chunk, logits_budget
+from partial_fc.head.chunk import free_memory
 from partial_fc.head.margin import Margin
-from partial_fc.head.partial_fc import DEFAULT_BLOCK_ROWS, PartialFC
+from partial_fc.head.partial_fc import PartialFC
 from partial_fc.head.row_store import check_room
 from partial_fc.horovod_collectives import connect
 from partial_fc.mixed_precision import loss_scale_for
+from partial_fc.network_cost import network_cost
 from partial_fc.optimizer import SGD
 from partial_fc.resume import open_checkpoints
 from partial_fc.schedule import Schedule, make_schedule
@@ -180,7 +182,9 @@ def _open_data(
             loader = RandomLoader(config.num_identities, **options)
         else:
             source = resources.enter_context(closing(open_source(paths, shared_labels=config.shared_labels)))
-            loader = TrainingLoader(source, threads=config.workers, **options)
+            loader = TrainingLoader(
+                source, threads=config.workers, augmentation=config.augmentation, **options
+            )
         resources.enter_context(closing(loader))
     return source, loader, config.num_identities if source is None else source.num_identities
 
@@ -266,10 +270,26 @@ def _logits_chunk(
         return config.logits_chunk
     if config.logits_chunk == "all":
         return None
-    samples = config.batch_size * config.accumulate * collectives.size
-    sampled_classes = max(round(config.sample_ratio * num_classes / collectives.size), samples)
-    budget = logits_budget(context, collectives.local_size)
-    return choose_logits_chunk(samples, sampled_classes, budget, DEFAULT_BLOCK_ROWS)
+    device = context.device_type
+    setting = Setting(
+        num_classes,
+        collectives.size,
+        config.batch_size,
+        config.embedding_size,
+        config.sample_ratio,
+        config.storage,
+        network=network_cost(
+            config.network,
+            embedding_size=config.embedding_size,
+            image_size=config.image_size,
+            fp16=config.fp16,
+            device=device,
+        ),
+        device=device,
+        process_bytes=0,  # this process is there already: it is not in what is free
+        accumulate=config.accumulate,
+    )
+    return with_fitting_logits(setting, {"device": free_memory(context, collectives.local_size)}).logits_chunk
 
 
 def _precision(config: RunConfig, context: mx.Context) -> str:

@@ -6,11 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
+from partial_fc.augmentation import Augmentation
 from partial_fc.data.augment import mirror_flags
 from partial_fc.data.decode import decode
 from partial_fc.data.loader import TrainingLoader
 from partial_fc.data.order import permutation
 from partial_fc.data.records import RecordSource
+
+UNCHANGED = Augmentation(mirror=0)
 
 
 class ListSource:
@@ -63,7 +66,7 @@ def assert_same(batches, others):
 @pytest.mark.parametrize("mirror", [False, True])
 def test_batches_hold_the_images_of_the_order(mirror):
     source = ListSource(23)
-    with make_loader(source, rank=1, ranks=2, batch_size=3, mirror=mirror) as loader:
+    with make_loader(source, rank=1, ranks=2, batch_size=3, augmentation=Augmentation(mirror=0.5 * mirror)) as loader:
         assert loader.updates_per_epoch == 3
         for update, batch in enumerate(take(loader, 7)):
             epoch, position = update // 3, update % 3 * 6
@@ -123,7 +126,7 @@ def test_images_of_another_size_are_resized():
 
 def test_what_does_not_decode_is_replaced_by_the_next_image_that_does(caplog):
     source = ListSource(400, bad=[100, 101, 399])
-    with make_loader(source, batch_size=20, mirror=False) as loader:
+    with make_loader(source, batch_size=20, augmentation=UNCHANGED) as loader:
         batches = take(loader, 20)
         assert loader.replaced == 3
         take(loader, 20)
@@ -267,7 +270,7 @@ def test_sizes_that_cannot_be_are_refused(options, message):
 
 def test_real_faces(shared_data):
     source = RecordSource(shared_data / "lfw" / "train.rec")
-    with TrainingLoader(source, batch_size=32, image_size=112, mirror=False) as loader:
+    with TrainingLoader(source, batch_size=32, image_size=112, augmentation=UNCHANGED) as loader:
         batch = loader.next_batch()
     for image, label, index in zip(batch.images_BHWC, batch.labels_B, batch.indices_B, strict=True):
         data, expected = source.read(index)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from partial_fc.data.augment import mirror_flags
+from partial_fc.augmentation import Augmentation
+from partial_fc.data.augment import Augmenter, Change
 from partial_fc.data.batch import Batch, check_state
 from partial_fc.data.decode import DecodeError, decode
 from partial_fc.data.order import EpochOrder
@@ -23,7 +25,7 @@ from partial_fc.data.source import ImageSource
 log = logging.getLogger("partial_fc")
 
 _REPLACED_LIMIT = 0.01  # of the images that a rank reads in an epoch
-_MIN_IMAGES_A_TASK = 8  # a task costs some 30 µs, an image of 112×112 some 90
+_IMAGES_A_TASK = 16  # a task costs some 30 µs, an image of 112×112 some 90
 
 
 class _Pending(NamedTuple):
@@ -35,15 +37,16 @@ class TrainingLoader:
     """Batches of one rank's part of `source`, shuffled anew each epoch, without end: a `Loader`.
 
     The content of a batch depends on (source, seed, batch size, rank, ranks) alone, not on the number of
-    threads, and each image's mirroring on (seed, epoch, image). `prefetch` batches beyond the one asked for
-    are in the making at any time; each lies in an array of its own, which belongs to whom it is handed to.
+    threads, and what `augmentation` does to each image on (seed, epoch, image). `prefetch` batches beyond the
+    one asked for are in the making at any time; each lies in an array of its own, which belongs to whom it is handed to.
 
     An image that does not decode is named in the log and replaced by the next one of the source that does;
     `replaced` counts these. When they are more than 1 % of the images that this rank reads in an epoch,
     `next_batch` raises ValueError. Other errors of the source are raised by `next_batch` as they are.
 
     image_size: (height, width), or one number for a square. Raises ValueError when an epoch has fewer images
-    than one update of all ranks, and for a size below 1. Closing the source is left to the caller.
+    than one update of all ranks, and for a size below 1. order: which images a batch has, where it is not that
+    of all images; the four sizes and seeds before it are then its own. Closing the source is left to the caller.
     """
 
     def __init__(
@@ -56,19 +59,22 @@ class TrainingLoader:
         ranks: int = 1,
         seed: int = 0,
         threads: int = 2,
-        mirror: bool = True,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008, it is frozen
         prefetch: int = 2,
+        order: EpochOrder | None = None,
     ):
         if threads < 1:
             raise ValueError(f"decoding takes at least 1 thread, got {threads}")
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if min(self.image_size) < 1:
             raise ValueError(f"the image size is at least 1 pixel, got {image_size}")
-        self._order = EpochOrder(len(source), batch_size=batch_size, rank=rank, ranks=ranks, seed=seed)
+        if order is None:
+            order = EpochOrder(len(source), batch_size=batch_size, rank=rank, ranks=ranks, seed=seed)
+        self._order = order
         self._source = source
-        self._mirror = mirror
+        self._augmentation = augmentation
+        self._augmenter = Augmenter(augmentation, order.seed)
         self._prefetch = prefetch
-        self._images_a_task = max(-(-batch_size // threads), _MIN_IMAGES_A_TASK)
         self._max_replaced = int(_REPLACED_LIMIT * batch_size * self._order.updates_per_epoch)
         self.replaced = 0
         self._replaced_in_epoch = 0
@@ -146,26 +152,34 @@ class TrainingLoader:
         epoch, position = self._next_start
         indices_B = self._order.indices(epoch, position)
         size = len(indices_B)
-        if self._mirror:
-            mirrored_B = mirror_flags(self._order.seed, epoch, indices_B)
-        else:
-            mirrored_B = np.zeros(size, bool)
+        draws_B = self._draws_of(indices_B)
+        mirrored_B = self._mirror_flags(epoch, indices_B) if self._augmentation.mirror else np.zeros(size, bool)
         images_BHWC = np.empty((size, *self.image_size, 3), np.uint8)
         batch = Batch(images_BHWC, np.empty(size, np.int64), epoch, position, indices_B)
         tasks = [
-            self._pool.submit(self._fill, batch, mirrored_B, slice(start, start + self._images_a_task))
-            for start in range(0, size, self._images_a_task)
+            self._pool.submit(self._fill, batch, draws_B, mirrored_B, slice(start, start + _IMAGES_A_TASK))
+            for start in range(0, size, _IMAGES_A_TASK)
         ]
         self._pending.append(_Pending(batch, tasks))
         self._next_start = self._order.update_at(epoch, position + self._order.global_batch)
 
-    def _fill(self, batch: Batch, mirrored_B: np.ndarray, rows: slice) -> list[str]:
+    def _mirror_flags(self, epoch: int, indices_B: np.ndarray) -> np.ndarray:
+        return self._augmenter.mirrored(epoch, self._draws_of(indices_B))
+
+    def _draws_of(self, indices_B: np.ndarray) -> np.ndarray:
+        """The number by which the random changes of each row are drawn: its image's."""
+        return indices_B
+
+    def _fill(self, batch: Batch, draws_B: np.ndarray, mirrored_B: np.ndarray, rows: slice) -> list[str]:
         """Decodes the images of `rows` into the batch; what each row that did not decode has to say."""
         failures: list[str] = []
         labels = []
         indices, mirrored = batch.indices_B[rows].tolist(), mirrored_B[rows].tolist()
-        for index, mirror, out_HWC in zip(indices, mirrored, batch.images_BHWC[rows], strict=True):
-            image_bytes, label = self._source.read(index)
+        changes = self._augmenter.changes(batch.epoch, draws_B[rows])
+        # All are read before one is decoded: a decoding drives the reader's code out of the caches.
+        encoded = [self._source.read(index) for index in indices]
+        images_BHWC = batch.images_BHWC[rows]
+        for index, (image_bytes, label), mirror, out_HWC in zip(indices, encoded, mirrored, images_BHWC, strict=True):
             try:
                 decode(image_bytes, self.image_size, mirror=mirror, out_HWC=out_HWC)
             except DecodeError as error:
@@ -175,6 +189,8 @@ class TrainingLoader:
                 label = self._replace(index, mirror, out_HWC)
             labels.append(label)
         batch.labels_B[rows] = labels
+        for row, changes_of_image in changes.items():
+            _change(images_BHWC[row], changes_of_image)
         return failures
 
     def _replace(self, index: int, mirror: bool, out_HWC: np.ndarray) -> int:
@@ -194,3 +210,11 @@ class TrainingLoader:
             f"{count} images of this epoch did not decode, more than 1 % of those a rank reads in it: the "
             f"last is {failure}; repair the data or take these images out"
         )
+
+
+def _change(image_HWC: np.ndarray, changes: Sequence[Change]) -> None:
+    """Makes the changes of an image in its place."""
+    changed_HWC = image_HWC
+    for change in changes:
+        changed_HWC = change(changed_HWC)
+    image_HWC[...] = changed_HWC
