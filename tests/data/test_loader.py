@@ -277,3 +277,37 @@ def test_real_faces(shared_data):
         assert label == expected
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         np.testing.assert_array_equal(image, bgr[:, :, ::-1])
+
+
+ALL_CHANGES = Augmentation.parse("mirror=0.5,crop=0.5,color=0.5,grey=0.3,blur=0.5,jpeg=0.5,erase=0.5")
+
+
+def test_augmentation_does_not_depend_on_ranks_and_threads():
+    source = ListSource(48)
+
+    def images_of(**options):
+        found = {}
+        with make_loader(source, augmentation=ALL_CHANGES, **options) as loader:
+            for batch in take(loader, loader.updates_per_epoch):
+                for index, image in zip(batch.indices_B, batch.images_BHWC, strict=True):
+                    found[int(index)] = image
+        return found
+
+    alone = images_of(batch_size=48, threads=1)
+    shared = images_of(batch_size=4, threads=3, ranks=3) | images_of(batch_size=4, ranks=3, rank=1)
+    assert len(shared) == 32
+    for index, image in shared.items():
+        np.testing.assert_array_equal(image, alone[index])
+    changed = sum((image != decode(source.images[index])).any() for index, image in alone.items())
+    assert changed > 36
+
+
+def test_augmentation_goes_on_where_a_run_stopped():
+    source = ListSource(43)
+    with make_loader(source, augmentation=ALL_CHANGES) as loader:
+        take(loader, 7)
+        state = loader.state()
+        expected = take(loader, 8)
+    with make_loader(source, augmentation=ALL_CHANGES) as loader:
+        loader.restore(state)
+        assert_same(take(loader, 8), expected)

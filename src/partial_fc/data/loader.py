@@ -38,7 +38,8 @@ class TrainingLoader:
 
     The content of a batch depends on (source, seed, batch size, rank, ranks) alone, not on the number of
     threads, and what `augmentation` does to each image on (seed, epoch, image). `prefetch` batches beyond the
-    one asked for are in the making at any time; each lies in an array of its own, which belongs to whom it is handed to.
+    one asked for are in the making at any time; each lies in an array of its own, which belongs to whom it is
+    handed to.
 
     An image that does not decode is named in the log and replaced by the next one of the source that does;
     `replaced` counts these. When they are more than 1 % of the images that this rank reads in an epoch,
