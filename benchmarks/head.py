@@ -37,7 +37,7 @@ from partial_fc.head.partial_fc import DEFAULT_BLOCK_ROWS, PartialFC  # noqa: E4
 from partial_fc.head.partition import ClassPartition  # noqa: E402
 from partial_fc.head.row_store import check_room  # noqa: E402
 from partial_fc.horovod_collectives import connect  # noqa: E402
-from partial_fc.testing_plain import PlainPartialFC  # noqa: E402
+from partial_fc.testing import PlainPartialFC  # noqa: E402
 
 MIB = 2**20
 

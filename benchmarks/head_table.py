@@ -23,7 +23,7 @@ CASES = [
     ("C form, all classes", 2, "--classes 200000"),
     ("C form, all classes, ArcFace", 2, "--classes 200000 --loss arcface --without-plain"),
     ("C form, all classes, 2 × 256", 2, "--classes 200000 --batch-size 256 --without-plain"),
-    ("C form, a tenth of 1 M", 2, "--classes 1000000 --sample-ratio 0.1"),
+    ("C form, a tenth of 1 M", 2, "--classes 1000000 --sample-ratio 0.1 --touch-all"),
     ("C form, logits in chunks", 2, "--classes 200000 --logits-chunk 2048 --without-plain"),
     ("C form, float16 rows, int8 momentum", 2, "--classes 200000 --storage float16/int8 --without-plain"),
     ("NDArray form, all classes", 1, "--classes 100000 --kernels NDArray --batch-size 128 --without-plain"),
@@ -31,7 +31,7 @@ CASES = [
     (
         "NDArray form, a tenth of 500,000",
         1,
-        "--classes 500000 --sample-ratio 0.1 --kernels NDArray --batch-size 128 --without-plain",
+        "--classes 500000 --sample-ratio 0.1 --kernels NDArray --batch-size 128 --without-plain --touch-all",
     ),
     (
         "S = 20,000 a rank of 1 M",

@@ -99,6 +99,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--network", default="toy", help="(%(default)s)")
     add("--sample-ratio", type=float, default=0.1, help="of Partial FC (%(default)s)")
     add("--storage", default="device:float32/float32", help="[tier:]weight[/momentum] (%(default)s)")
+    add("--storage-directory", type=Path, help="of the tier file")
     add("--fp16", action=argparse.BooleanOptionalAction, default=mx.context.num_gpus() > 0, help="(%(default)s)")
     add("--steps", type=int, default=11, help="timed steps of each method (%(default)s)")
     add("--paper", action="store_true", help="the paper's configuration instead, on as many GPUs as the paper has")
@@ -328,7 +329,7 @@ def run(given: argparse.Namespace, collectives: Collectives) -> None:
     with together(collectives, "tables"):
         context = compute_context(collectives.local_rank)
         tables = chosen_tables(given, collectives.size, mx.context.num_gpus())
-        storage = Storage.parse(given.storage)
+        storage = Storage.parse(given.storage, given.storage_directory)
     kind = "GPUs" if context.device_type == "gpu" else "Ranks"
     tier = {"device": context.device_type.upper(), "host": "host", "file": "file"}[storage.tier]
     rows = []

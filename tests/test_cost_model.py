@@ -257,3 +257,18 @@ def test_settings_out_of_their_range_are_refused(change, message):
 def test_a_speed_must_be_positive(value):
     with pytest.raises(ValueError, match="memory bytes must be positive"):
         replace(SPEEDS, memory_bytes=value)
+
+
+def test_the_logits_leave_room_for_the_centers_and_the_backbone():
+    setting = Setting(1_000_000, ranks=1, batch_size=64, sample_ratio=1.0, device="cpu", process_bytes=0)
+    logits = part_bytes(setting, "logits")
+    beside = total(memory(replace(setting, logits_chunk=1000))) - 4 * 64 * 1000
+    assert logits < 0.25 * beside  # a quarter of what is free would hold them
+    assert with_fitting_logits(setting, {"device": beside + logits // 2}).logits_chunk is not None
+    assert with_fitting_logits(setting, {"device": beside + 2 * logits}).logits_chunk is None
+
+
+def test_accumulated_batches_go_through_the_layer_together():
+    setting = Setting(1_000_000, ranks=2, batch_size=8, accumulate=4)
+    assert setting.samples == 64
+    assert part_bytes(setting, "logits") == 4 * 64 * setting.sampled

@@ -64,6 +64,7 @@ class Setting:
         network: the backbone's cost; None: the classification layer alone.
         device: ``gpu`` or ``cpu``.
         process_bytes: what a rank takes before it does anything; None: what is usual on the device.
+        accumulate: batches of B whose embeddings go through the layer together.
 
     Raises:
         ValueError: a value out of its range.
@@ -79,6 +80,7 @@ class Setting:
     network: NetworkCost | None = None
     device: str = "gpu"
     process_bytes: int | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         ClassPartition(self.identities, self.ranks)
@@ -95,7 +97,7 @@ class Setting:
     @property
     def samples(self) -> int:
         """N."""
-        return self.batch_size * self.ranks
+        return self.batch_size * self.accumulate * self.ranks
 
     @property
     def classes(self) -> int:
@@ -204,9 +206,10 @@ def fits(setting: Setting, limits: Mapping[str, int]) -> bool:
 
 
 def with_fitting_logits(setting: Setting, limits: Mapping[str, int]) -> Setting:
-    """The setting with all logits kept where they fit, by training's own rule; else with the largest chunk that fits.
+    """The setting with all logits kept where there is room, else with the largest chunk that fits: training's rule.
 
-    Where nothing fits it has the smallest chunk.
+    All are kept where they take at most a quarter of the device's memory and leave room for the centers and the
+    backbone, neither of which exists yet when a run chooses. Where nothing fits it has the smallest chunk.
     """
     budget = int(LOGITS_SHARE * max(0, limits["device"] - setting.process))
     chunk = choose_logits_chunk(setting.samples, setting.sampled, budget, DEFAULT_BLOCK_ROWS)
@@ -290,7 +293,8 @@ def step_seconds(setting: Setting, speeds: Speeds) -> dict[str, float]:
         "head: collectives": _head_communication(setting, speeds),
     }
     if setting.network is not None:
-        backbone = 3 * setting.network.flops_per_image * setting.batch_size / speeds.backbone_flops
+        images = setting.batch_size * setting.accumulate
+        backbone = 3 * setting.network.flops_per_image * images / speeds.backbone_flops
         reduced = 2 * _ring(setting.ranks, 4 * setting.network.parameters, speeds)
         seconds["backbone"] = backbone
         seconds["gradients, what the backbone does not hide"] = max(0.0, reduced - _BACKWARD_SHARE * backbone)

@@ -20,6 +20,7 @@ from partial_fc.head.initialization import initial_rows
 from partial_fc.head.margin import Margin
 from partial_fc.head.partial_fc import PartialFC
 from partial_fc.head.row_store import RowStore
+from partial_fc.testing_plain import PlainPartialFC as PlainPartialFC  # for benchmarks
 
 nd = mx.nd
 

@@ -10,11 +10,11 @@ from partial_fc.head.row_store import available_memory
 LOGITS_SHARE = 0.25
 
 
-def logits_budget(context: mx.Context, ranks_here: int) -> int:
-    """Bytes that the logits of a rank may take: a quarter of what is free, shared among a machine's ranks."""
+def free_memory(context: mx.Context, ranks_here: int) -> int:
+    """Bytes that a rank can still have on its device: a machine's ranks share what is free there, a GPU has one."""
     if context.device_type == "gpu":
-        return int(LOGITS_SHARE * mx.context.gpu_memory_info(context.device_id)[0])
-    return int(LOGITS_SHARE * available_memory() / ranks_here)
+        return mx.context.gpu_memory_info(context.device_id)[0]
+    return available_memory() // ranks_here
 
 
 def choose_logits_chunk(samples: int, sampled_classes: int, budget_bytes: int, block_rows: int) -> int | None:
