@@ -24,6 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "real_ranks: starts ranks with mpirun or horovodrun; takes seconds a test"
     )
+    # MXNet 1.9.1's own use of NumPy and SciPy warns some thirty times a test.
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:mxnet")
 
 
 @pytest.fixture(scope="session")
