@@ -238,3 +238,35 @@ def test_damaged_images_decode_or_are_refused(data):
     except DecodeError:
         return
     assert decoded.shape == (16, 20, 3)
+
+
+@pytest.mark.parametrize("extension", [".bmp", ".webp", ".tiff", ".ppm", ".hdr", ".ras", ".jp2"])
+def test_other_formats_never_reach_a_decoder(extension, monkeypatch):
+    """OpenCV reads a dozen of them, each with a header of its own in which a bomb can hide."""
+    data = encode(smooth_image(64, 64), extension)
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+
+    def fail(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(cv2, "imdecode", fail)
+    with pytest.raises(DecodeError, match="is neither JPEG nor PNG"):
+        decode(data, (112, 112))
+
+
+@pytest.mark.parametrize("parameters", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 1)])
+def test_a_bomb_of_any_kind_of_jpeg_is_refused(parameters, monkeypatch):
+    jpeg = encode(smooth_image(16, 16), ".jpg", *parameters)
+    frame = max(jpeg.find(b"\xff\xc0\x00\x11"), jpeg.find(b"\xff\xc2\x00\x11")) + 5
+    bomb = jpeg[:frame] + struct.pack(">HH", 20_000, 20_000) + jpeg[frame + 4 :]
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DecodeError, match="has 20000 × 20000 pixels"):
+        decode(with_segment(bomb, exif(6)), (112, 112))
+
+
+def test_exif_rotation_is_what_mxnet_applies_too():
+    import mxnet as mx
+
+    for orientation in range(1, 9):
+        jpeg = with_segment(encode(smooth_image(48, 32)), exif(orientation))
+        np.testing.assert_array_equal(decode(jpeg), mx.image.imdecode(jpeg).asnumpy())

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from partial_fc.data import text_lines
 from partial_fc.data.record_index import make_index, read_index
+from partial_fc.data.record_writer import RecordWriter
+from partial_fc.data.records import RecordSource
 
 
 def parsed(path, text):
@@ -127,3 +129,29 @@ def test_millions_of_lines_in_seconds_and_little_memory(tmp_path):
     assert lines == count
     assert seconds < 1.0
     assert mebibytes < 60
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_an_index_that_points_past_the_end_is_found_at_opening(tmp_path, place):
+    """Whichever line it is: the record is looked for before a run begins."""
+    with RecordWriter(tmp_path / "a.rec") as writer:
+        for label in range(8):
+            writer.add(b"image" * (label + 1), label)
+    path = tmp_path / "a.idx"
+    lines = path.read_bytes().splitlines()
+    key = lines[1 + place].split(b"\t")[0]
+    lines[1 + place] = key + b"\t123456789000"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(ValueError, match="cut short: the record at byte 123456789000 .* the file has [0-9]+ bytes"):
+        RecordSource(tmp_path / "a.rec")
+
+
+def test_a_set_whose_index_names_a_record_twice_does_not_open(tmp_path):
+    with RecordWriter(tmp_path / "a.rec") as writer:
+        for label in range(8):
+            writer.add(b"image", label)
+    path = tmp_path / "a.idx"
+    text = path.read_bytes()
+    path.write_bytes(text + text.splitlines(keepends=True)[3])
+    with pytest.raises(ValueError, match=r"a\.idx: the index names record 3 twice"):
+        RecordSource(tmp_path / "a.rec")
