@@ -217,3 +217,20 @@ def write_params(output: Output, arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         writer.add(name, array)
     writer.end()
+
+
+def model_files(model: str) -> tuple[Path, Path]:
+    """The symbol's and the parameters' file of ``PREFIX,EPOCH``.
+
+    Raises:
+        ValueError: it is not of that form.
+        FileNotFoundError: a file is not there.
+    """
+    prefix, comma, epoch = model.rpartition(",")
+    if not (comma and prefix and epoch.isascii() and epoch.isdigit()):
+        raise ValueError(f"a model is given as PREFIX,EPOCH (such as models/model,0), not as {model!r}")
+    files = Path(f"{prefix}-symbol.json"), Path(f"{prefix}-{int(epoch):04d}.params")
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}, which the model {model} needs, is not there")
+    return files

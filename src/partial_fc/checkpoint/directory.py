@@ -13,10 +13,12 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from partial_fc.checkpoint.files import replace_by_copy, replace_json, sync_directory
+from partial_fc.checkpoint.files import SummedFile, replace_by_copy, replace_json, sync_directory
 from partial_fc.checkpoint.manifest import MANIFEST, read_manifest
 
 RUN_FILE = "run.json"
@@ -100,8 +102,8 @@ def clean(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def publish(partial: Path, final: Path) -> None:
-    """Gives a complete directory its name, and its backbone the place of the newest one."""
+def publish(partial: Path, final: Path, deployed: bool = True) -> None:
+    """Gives a complete directory its name, and its backbone, where ``deployed``, the place of the newest one."""
     sync_directory(partial)
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
@@ -110,9 +112,8 @@ def publish(partial: Path, final: Path) -> None:
     os.replace(partial, final)
     sync_directory(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-    for name in DEPLOYED:
-        if (final / name).exists():
-            replace_by_copy(final / name, final.parent / name)
+    for name in DEPLOYED if deployed else ():
+        replace_by_copy(final / name, final.parent / name)
     sync_directory(final.parent)
 
 
@@ -125,3 +126,36 @@ def remove_old(directory: Path, run: str, keep: int) -> None:
         removed = own[update].with_name(f".{own[update].name}.removed")
         os.replace(own[update], removed)
         shutil.rmtree(removed, ignore_errors=True)
+
+
+@contextmanager
+def new_directory(final: Path) -> Iterator[Path]:
+    """A directory that gets its name when the block ends well, and else is removed.
+
+    Raises:
+        ValueError: one of that name is there already.
+    """
+    if final.exists():
+        raise ValueError(f"{final} exists already: name a directory that does not")
+    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        publish(partial, final, deployed=False)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def new_file(final: Path) -> Iterator[SummedFile]:
+    """A file that gets its name when the block ends well, and else is removed."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.{os.getpid()}")
+    try:
+        with SummedFile(partial) as file:
+            yield file
+        os.replace(partial, final)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
