@@ -8,8 +8,8 @@ import pytest
 
 from partial_fc.collectives import RankError, run_thread_ranks
 from partial_fc.evaluation.embedder import Embedder
-from partial_fc.evaluation.ijb_lists import read_images, read_pairs, read_subjects
 from partial_fc.evaluation.ijb import KINDS
+from partial_fc.evaluation.ijb_lists import read_images, read_pairs, read_subjects
 from partial_fc.evaluation.targets import Settings, parse_target
 from partial_fc.testing_scores import largest_tar, largest_tpir, rank_of_mate, template_feature
 
@@ -125,7 +125,8 @@ def test_ranks_give_the_same_numbers(ijbc, ranks):
 
 
 def test_ijbb_has_galleries_of_other_names(tmp_path):
-    result = open_target(f"ijbb={write_ijb(tmp_path / 'IJBB', 'ijbb')},protocol=1:N").evaluate(tiny_embedder(), SETTINGS)
+    target = open_target(f"ijbb={write_ijb(tmp_path / 'IJBB', 'ijbb')},protocol=1:N")
+    result = target.evaluate(tiny_embedder(), SETTINGS)
     assert "Rank-1" in numbers(result) and "pairs" not in result.counts
 
 

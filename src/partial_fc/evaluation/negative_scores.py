@@ -23,6 +23,9 @@ from partial_fc.evaluation.roc import OperatingPoint, false_accepts_allowed
 TAIL_AT_MOST = 1 << 24
 """Scores that the tail keeps at most, 64 MiB: a FAR of 1e-3 over 10¹⁰ pairs. Beyond, the histogram serves."""
 
+CURVE_SCORES = 1 << 17
+"""Scores that the tail keeps in any case, so that a curve can be drawn."""
+
 BINS = 1 << 16
 _COLLECTED_AT_ONCE = 1 << 22
 
@@ -142,7 +145,7 @@ def _by_tail(
     collectives: Collectives,
     name: str,
 ) -> NegativeScores:
-    keep = max(allowed) + 1
+    keep = max(max(allowed) + 1, min(negatives, CURVE_SCORES))
     highest = HighestScores(keep)
     with together(collectives, f"{name}.scores"):  # blocks may come from files
         for block in blocks():
