@@ -37,7 +37,7 @@ from partial_fc.data.recordio import RecordError, RecordFile
 
 log = logging.getLogger("partial_fc")
 
-_LABELS_AT_ONCE = 1 << 18
+_LABELS_AT_ONCE = 1 << 14
 
 
 class RecordSource:
@@ -74,8 +74,10 @@ class RecordSource:
         self._keys, self._offsets = index.keys_N[first:end], index.offsets_N[first:end]
         if len(self) == 0:
             raise ValueError(f"{self.name} holds no image")
-        # A quarter more than the mean record: nearly all come in one read, with little to throw away.
-        self._expected_bytes = min(5 * self._file.size // (4 * len(index.offsets_N)) + 64, 1 << 20)
+        # Half more than the mean image: nearly all come in one read, with little to throw away. (The records of
+        # identities, short and many, do not count.)
+        image_bytes = int(np.ptp(self._offsets)) // max(1, len(self) - 1) or self._file.size
+        self._expected_bytes = min(3 * image_bytes // 2 + 64, 1 << 20)
         self.num_identities = self._find_num_identities(len(index.keys_N) - end)
         if self.num_identities > FIELD_LIMIT:
             self._read(len(self) - 1)  # labels ascend as a rule: one that a float32 cannot hold is found here
@@ -111,9 +113,10 @@ class RecordSource:
 
         Raises ValueError that names the record when one is broken or its label is not a whole number ≥ 0.
         """
-        words = np.memmap(self.name, "<u4", "r", shape=(self._file.size // 4,))
         labels_N = np.empty(len(self), np.int64)
         for start in range(0, len(self), _LABELS_AT_ONCE):
+            # Mapped anew each time: the pages that were looked at would stay in memory, millions of them.
+            words = np.memmap(self.name, "<u4", "r", shape=(self._file.size // 4,))
             offsets = self._offsets[start : start + _LABELS_AT_ONCE]
             labels, known = labels_at(words, offsets // 4)
             for i in np.flatnonzero(~known | (offsets % 4 != 0)):
