@@ -1,4 +1,4 @@
-"""`python -m partial_fc.evaluate PREFIX,EPOCH --val lfw.bin`: what a model scores on verification sets.
+"""`python -m partial_fc.evaluate MODEL … --targets lfw=lfw.bin …`: what models score on benchmarks.
 
 Alone, or as the ranks of `horovodrun` or `mpirun`, which share out the images.
 """
@@ -8,36 +8,59 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from partial_fc.collectives import Collectives
-    from partial_fc.evaluation.verification import VerificationResult
+    from partial_fc.evaluation.embedder import Embedder
+    from partial_fc.evaluation.open_model import ModelName
+    from partial_fc.evaluation.published import Published
+    from partial_fc.evaluation.report import Evaluated
+    from partial_fc.evaluation.targets import Settings, Target, TargetResult
 
 logger = logging.getLogger("partial_fc")
+
+_EPILOG = """A target is [NAME:]KIND=PATH[,OPTION=VALUE …]: lfw=lfw.bin, cfp_fp=cfp/Protocol,images=cfp/aligned,
+old:lfw=pairs.txt,images=lfw. `--targets help` lists the kinds and their options."""
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's options; argparse ends the process on what it does not know."""
-    parser = argparse.ArgumentParser(prog="python -m partial_fc.evaluate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m partial_fc.evaluate", description=__doc__.splitlines()[0], epilog=_EPILOG
+    )
     add = parser.add_argument
-    add("model", metavar="PREFIX,EPOCH", help="an MXNet checkpoint: PREFIX-symbol.json and its params")
-    val = "a verification set in InsightFace's format; can be given several times"
-    add("--val", metavar="FILE.bin", type=Path, action="append", required=True, help=val)
+    model = "PREFIX,EPOCH of an MXNet checkpoint, or FILE.onnx; NAME=MODEL names it in the report"
+    add("models", metavar="MODEL", nargs="+", help=model)
+    add("--targets", metavar="KIND=PATH", nargs="+", action="extend", default=[], help="benchmarks, see below")
+    val = "a verification set in InsightFace's format, as `--targets NAME:pairs=NAME.bin`; can be given several times"
+    add("--val", metavar="FILE.bin", type=Path, action="append", default=[], help=val)
     add("--batch-size", metavar="IMAGES", type=int, default=64, help="images a rank embeds at once (64)")
-    image_size = "side of the model's input (default: 112, or the first usual size that its parameters allow)"
+    image_size = "side of the model's input (default: what the model says, 112, or the first size that fits)"
     add("--image-size", metavar="PIXELS", type=int, help=image_size)
+    add("--colour", choices=("rgb", "bgr"), help="order of colours, where the model does not say it (rgb)")
+    add("--mean", metavar="M[,M,M]", help="what is taken off the pixels, where the model does not say it")
+    add("--std", metavar="S[,S,S]", help="what the pixels are divided by then")
+    add("--output", metavar="NAME", help="the embedding among the model's outputs (fc1_output, or its only one)")
     add("--no-flip", action="store_true", help="embed the images alone, not their mirror images too")
-    add("--folds", metavar="K", type=int, default=10, help="folds of the cross-validation (10)")
+    add("--folds", metavar="K", type=int, help="contiguous folds of the cross-validation (the list's own, or 10)")
     exact = "search thresholds among all distances, not on InsightFace's grid of 0, 0.01, … 3.99"
     add("--exact-thresholds", action="store_true", help=exact)
+    add("--compare", choices=("paper",), help="set published numbers beside those measured")
+    add("--report", metavar="DIRECTORY", type=Path, help="write JSON, CSV, Markdown and pictures there")
     add("--json", metavar="FILE", type=Path, help="write the numbers there, too")
-    return parser.parse_args(arguments)
+    cache = "where embeddings are kept by content of model and images (~/.cache/partial_fc/embeddings)"
+    add("--cache-directory", metavar="DIRECTORY", type=Path, help=cache)
+    add("--no-cache", action="store_true", help="neither read nor keep embeddings")
+    options = parser.parse_args(arguments)
+    if not options.targets and not options.val:
+        parser.error("name what to evaluate on: --targets KIND=PATH")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     collectives = connect()
     try:
-        results = evaluate(options, collectives)
-        report(results, options.json, collectives)
+        if options.targets == ["help"]:
+            if collectives.rank == 0:
+                print(describe_targets())
+        else:
+            evaluated, published = evaluate(options, collectives)
+            report(evaluated, published, options, collectives)
     except RankError as error:  # all ranks have it and leave in good order
         if collectives.rank == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -67,72 +94,143 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def evaluate(options: argparse.Namespace, collectives: Collectives) -> dict[str, VerificationResult]:
-    """The result of each set by its name, the same on every rank.
+def evaluate(
+    options: argparse.Namespace, collectives: Collectives
+) -> tuple[list[Evaluated], list[Published]]:
+    """What each model scores on each target, the same on every rank; and the published rows to compare with.
+
+    Everything is opened and checked before the first image is embedded.
 
     Raises:
-        RankError: on every rank, when a file, the model or a set is not what it should be on any of them.
+        RankError: on every rank, when a file, a model or a target is not what it should be on any of them.
     """
     from partial_fc.collectives import together
-    from partial_fc.device import compute_context
-    from partial_fc.evaluation.model import load_model
-    from partial_fc.evaluation.verification import INSIGHTFACE_THRESHOLDS, verify_set
-    from partial_fc.evaluation.verification_set import load_bin
+    from partial_fc.evaluation.open_model import parse_models
+    from partial_fc.evaluation.published import rows_for
+    from partial_fc.evaluation.report import Evaluated
 
-    with together(collectives, "evaluate.load"):
-        context = compute_context(collectives.local_rank)
-        model = load_model(options.model, context, options.batch_size, options.image_size)
-        sets = [load_bin(path) for path in options.val]
-        names = [verification_set.name for verification_set in sets]
-        if len(set(names)) < len(names):
-            raise ValueError(f"each set must have a file name of its own, but they are {', '.join(names)}")
-    return {
-        verification_set.name: verify_set(
-            verification_set,
-            model.embed,
-            image_size=model.image_size,
-            batch_size=model.batch_size,
-            collectives=collectives,
-            flip=not options.no_flip,
-            folds=options.folds,
-            thresholds=None if options.exact_thresholds else INSIGHTFACE_THRESHOLDS,
-        )
-        for verification_set in sets
-    }
+    with together(collectives, "evaluate.open"):
+        if options.json is not None and not options.json.parent.is_dir():
+            raise FileNotFoundError(f"{options.json.parent}, where --json is to be written, is no directory")
+        settings = _settings(options)
+        models = parse_models(options.models)
+        for model in models:
+            model.files()
+        targets = _open_targets(options)
+    evaluated = []
+    for model in models:
+        embedder, about = _open_embedder(model, options, collectives)
+        results = tuple(_evaluate_target(target, embedder, settings) for target in targets)
+        evaluated.append(Evaluated(model.name, results, about))
+    kinds = {result.kind for result in evaluated[0].results}
+    return evaluated, rows_for(kinds) if options.compare else []
 
 
-def report(results: dict[str, VerificationResult], json_path: Path | None, collectives: Collectives) -> None:
-    """Prints the table on rank 0, and writes the numbers to `json_path` if there is one.
+def report(
+    evaluated: list[Evaluated], published: list[Published], options: argparse.Namespace, collectives: Collectives
+) -> None:
+    """Prints the table on rank 0, and writes the files that were asked for.
 
     Raises:
-        RankError: on every rank, when the file cannot be written.
+        RankError: on every rank, when a file cannot be written.
     """
     from partial_fc.collectives import together
+    from partial_fc.evaluation.report import json_report, text_report
+    from partial_fc.evaluation.report_files import write_report, write_whole
 
     with together(collectives, "evaluate.report"):
         if collectives.rank == 0:
-            print(table(results), flush=True)
-            if json_path is not None:
-                numbers = {name: asdict(result) for name, result in results.items()}
-                json_path.write_text(json.dumps(numbers, indent=2) + "\n")
+            print(text_report(evaluated, published), flush=True)
+            if options.json is not None:
+                numbers = json.dumps(json_report(evaluated, published), indent=2, allow_nan=False)
+                write_whole(options.json, f"{numbers}\n".encode())
+            if options.report is not None:
+                files = write_report(options.report, evaluated, published)
+                logger.info("%d files of the report are in %s", len(files), options.report)
 
 
-def table(results: dict[str, VerificationResult]) -> str:
-    """The results for a terminal, a set a line; rates in percent."""
-    points = [point for result in results.values() for point in result.tar_at_far]
-    fars = dict.fromkeys(point.target_far for point in points)
-    rows = [["set", "pairs", "accuracy", "threshold", "XNorm", *(f"TAR@{far:.0e}" for far in fars)]]
-    for name, result in results.items():
-        accuracy = f"{100 * result.accuracy:.2f} ± {100 * result.accuracy_std:.2f}"
-        rates = [f"{100 * point.tar:.2f}{' ' if point.is_resolved else '*'}" for point in result.tar_at_far]
-        rows.append(
-            [name, str(result.pairs), accuracy, f"{result.best_threshold:.2f}", f"{result.xnorm:.2f}", *rates]
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    if not all(point.is_resolved for point in points):
-        lines.append("* without a single false accept: the set has too few pairs of two people for this rate")
+def describe_targets() -> str:
+    """The kinds of targets, their paths and options."""
+    from partial_fc.evaluation.registry import KINDS
+
+    lines = []
+    for name, kind in KINDS.items():
+        lines.append(f"{name}=PATH  {kind.help}")
+        lines += [f"    {option}=  {meaning}" for option, meaning in kind.options.items()]
     return "\n".join(lines)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from partial_fc.evaluation.targets import Settings
+
+    folds = 10 if options.folds is None else options.folds
+    return Settings(
+        flip=not options.no_flip,
+        folds=folds,
+        keeps_folds=options.folds is None,
+        exact_thresholds=options.exact_thresholds,
+    )
+
+
+def _open_targets(options: argparse.Namespace) -> list[Target]:
+    from partial_fc.evaluation.registry import KINDS
+    from partial_fc.evaluation.targets import TargetSpec, parse_target
+
+    specs = [parse_target(text, KINDS) for text in options.targets]
+    specs += [TargetSpec(path.stem, "pairs", path) for path in options.val]
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each target must have a name of its own (NAME:KIND=PATH), but they are {', '.join(names)}")
+    return [KINDS[spec.kind].open(spec) for spec in specs]
+
+
+def _open_embedder(
+    model: ModelName, options: argparse.Namespace, collectives: Collectives
+) -> tuple[Embedder, dict[str, object]]:
+    """The model on all ranks, and what it is. Raises RankError where it is not what it should be."""
+    from partial_fc.collectives import together
+    from partial_fc.device import compute_context
+    from partial_fc.evaluation.embedder import Embedder
+    from partial_fc.evaluation.embedding_cache import EmbeddingCache, default_directory
+    from partial_fc.evaluation.open_model import model_digest, open_model
+    from partial_fc.evaluation.pixel_form import ModelOptions, parse_numbers
+
+    with together(collectives, "evaluate.model"):
+        said = ModelOptions(
+            image_size=options.image_size,
+            colour=options.colour,
+            mean=None if options.mean is None else parse_numbers(options.mean),
+            std=None if options.std is None else parse_numbers(options.std),
+            output=options.output,
+        )
+        opened = open_model(model, compute_context(collectives.local_rank), options.batch_size, said)
+        digest = model_digest(model, opened, options.output)
+    cache = None if options.no_cache else EmbeddingCache(options.cache_directory or default_directory())
+    if collectives.rank == 0:
+        side = opened.image_size
+        logger.info("%s: %d numbers of %d×%d %s", model.name, opened.embedding_size, side, side, opened.form)
+    about = {
+        "file": model.text,
+        "embedding_size": opened.embedding_size,
+        "image_size": opened.image_size,
+        "pixels": str(opened.form),
+        "sha256": digest,
+    }
+    return Embedder(model.name, opened, collectives, cache, digest), about
+
+
+def _evaluate_target(target: Target, embedder: Embedder, settings: Settings) -> TargetResult:
+    """The target's result, whose numbers are numbers. Raises RankError where they are not."""
+    from partial_fc.collectives import together
+
+    if embedder.collectives.rank == 0:
+        logger.info("%s on %s", embedder.name, target.name)
+    result = target.evaluate(embedder, settings)
+    with together(embedder.collectives, f"evaluate.{target.name}"):
+        broken = [metric.name for metric in result.metrics if not math.isfinite(metric.value)]
+        if broken:
+            raise ValueError(f"{target.name}: {', '.join(broken)} came out as no finite number")
+    return result
 
 
 def _use_all_cores() -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from partial_fc.evaluation.model import load_model
+from partial_fc.evaluation.pixel_form import ModelOptions
 
 SIZE = 32
 EMBEDDING_SIZE = 7
@@ -95,9 +96,9 @@ def test_the_image_size_is_what_the_parameters_allow(tmp_path, size):
     graph = small_graph()
     checkpoint = save(tmp_path, graph, random_parameters(graph, size))
     assert load_model(checkpoint, mx.cpu(), 2).image_size == size
-    assert load_model(checkpoint, mx.cpu(), 2, image_size=size).image_size == size
+    assert load_model(checkpoint, mx.cpu(), 2, options=ModelOptions(image_size=size)).image_size == size
     with pytest.raises(ValueError, match="does not take images of 50×50"):
-        load_model(checkpoint, mx.cpu(), 2, image_size=50)
+        load_model(checkpoint, mx.cpu(), 2, options=ModelOptions(image_size=50))
 
 
 def test_a_usual_size_must_fit(tmp_path):
@@ -105,7 +106,7 @@ def test_a_usual_size_must_fit(tmp_path):
     checkpoint = save(tmp_path, graph, random_parameters(graph, 41))
     with pytest.raises(ValueError, match="does not take images of 112×112"):
         load_model(checkpoint, mx.cpu(), 2)
-    assert load_model(checkpoint, mx.cpu(), 2, image_size=41).image_size == 41
+    assert load_model(checkpoint, mx.cpu(), 2, options=ModelOptions(image_size=41)).image_size == 41
 
 
 def without(names):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +11,10 @@ import numpy as np
 
 from partial_fc.collectives import Collectives, together
 from partial_fc.evaluation.embedding import IMAGE, MIRROR, check_embeddings, embed_images
+from partial_fc.evaluation.embedding_cache import EmbeddingCache, cache_key, from_first_rank, list_digest
 from partial_fc.evaluation.images import Images
+
+logger = logging.getLogger("partial_fc")
 
 
 class Model(Protocol):
@@ -36,11 +41,15 @@ class Embedder:
 
     Attributes:
         name: of the model, heads its rows in a report.
+        cache: where embeddings are kept; None keeps none.
+        digest: of all that the model's embeddings depend on besides the image; needed by the cache.
     """
 
     name: str
     model: Model
     collectives: Collectives
+    cache: EmbeddingCache | None = None
+    digest: str = ""
 
     def embed(self, images: Images, *, flip: bool = True) -> np.ndarray:
         """`embeddings_VND` float32, on every rank, as the model gives them: neither summed nor normalised, none zero or
@@ -51,17 +60,45 @@ class Embedder:
 
         Raises:
             RankError: on every rank, when on any an image cannot be read, decoded or aligned, the model does not
-                give (B, D), or an embedding is zero or not
-                finite.
+                give (B, D), or an embedding is zero or not finite.
         """
-        embeddings_VND = embed_images(
+        views = (IMAGE, MIRROR) if flip else (IMAGE,)
+        content = list_digest(images, self.collectives) if self.cache is not None else ""
+        views_ND = self._load(images, views, content)
+        missing = [mirrored for mirrored in views if mirrored not in views_ND]
+        if not missing:
+            return np.stack([views_ND[mirrored] for mirrored in views])
+        computed_VND = embed_images(
             images,
             self.model.embed,
             image_size=self.model.image_size,
             batch_size=self.model.batch_size,
             collectives=self.collectives,
-            views=(IMAGE, MIRROR) if flip else (IMAGE,),
+            views=missing,
         )
         with together(self.collectives, f"check.{images.name}"):
-            check_embeddings(images, embeddings_VND)
-        return embeddings_VND
+            check_embeddings(images, computed_VND)
+        self._save(missing, content, computed_VND)
+        if len(missing) == len(views):
+            return computed_VND
+        views_ND |= dict(zip(missing, computed_VND, strict=True))
+        return np.stack([views_ND[mirrored] for mirrored in views])
+
+    def _load(self, images: Images, views: Sequence[bool], content: str) -> dict[bool, np.ndarray]:
+        """What the cache of rank 0 has, on every rank, by view."""
+        views_ND: dict[bool, np.ndarray] = {}
+        for mirrored in views if self.cache is not None else ():
+            own_ND = None
+            if self.collectives.rank == 0:
+                own_ND = self.cache.load(cache_key(self.digest, mirrored, content))
+            embeddings_ND = from_first_rank(own_ND, f"cache.{images.name}", self.collectives)
+            if embeddings_ND is not None:
+                views_ND[mirrored] = embeddings_ND
+        if views_ND and self.collectives.rank == 0:
+            logger.info("%s: embeddings of %s come from %s", images.name, self.name, self.cache.directory)
+        return views_ND
+
+    def _save(self, views: Sequence[bool], content: str, embeddings_VND: np.ndarray) -> None:
+        if self.cache is not None and self.collectives.rank == 0:
+            for mirrored, embeddings_ND in zip(views, embeddings_VND, strict=True):
+                self.cache.save(cache_key(self.digest, mirrored, content), embeddings_ND)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -11,9 +12,24 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
+from partial_fc.evaluation.pixel_form import (
+    ModelOptions,
+    PixelForm,
+    check_embeddings_shape,
+    form_from_attributes,
+    size_from_attributes,
+)
+
 EMBEDDING_OUTPUT = "fc1_output"
 IMAGE_SIZES = (112, 56, 224, 96, 128, 160, 64, 48, 32)
 """Input sizes that a checkpoint is tried with, most usual first: it does not say its own."""
+
+_NORMALISING = {
+    *("_minus_scalar", "_mul_scalar", "_div_scalar", "_plus_scalar", "_rminus_scalar"),
+    *("elemwise_sub", "elemwise_mul", "broadcast_sub", "broadcast_mul", "broadcast_div"),
+    *("BatchNorm", "_image_normalize"),
+}
+_PASSING = {"_copy", "identity", "Cast", "amp_cast", "transpose", "SwapAxis", "BlockGrad"}
 
 Parameters = Mapping[str, mx.nd.NDArray]
 
@@ -28,6 +44,7 @@ class CheckpointModel:
         batch_size: B.
         image_size: S.
         embedding_size: D.
+        form: of the pixels.
     """
 
     def __init__(
@@ -38,8 +55,10 @@ class CheckpointModel:
         *,
         batch_size: int,
         image_size: int,
+        form: PixelForm | None = None,
     ) -> None:
         self.batch_size = batch_size
+        self.form = form or PixelForm()
         self.image_size = image_size
         self.embedding_size = _embedding_size(symbol, parameters, image_size)
         self._context = context
@@ -52,27 +71,28 @@ class CheckpointModel:
     def embed(self, images_BHWC: np.ndarray) -> np.ndarray:
         """`embeddings_BD` float32, as the graph gives them (not normalised), of uint8 RGB (B, S, S, 3)."""
         assert images_BHWC.shape == (self.batch_size, self.image_size, self.image_size, 3), images_BHWC.shape
-        pixels = mx.nd.array(images_BHWC, self._context, dtype=np.uint8)  # a quarter of float32's bytes
+        if self.form.is_plain:
+            pixels = mx.nd.array(images_BHWC, self._context, dtype=np.uint8)  # a quarter of float32's bytes
+        else:
+            pixels = mx.nd.array(self.form.apply(images_BHWC), self._context, dtype=np.float32)
         data = mx.nd.transpose(pixels, (0, 3, 1, 2)).astype(np.float32)
         output = self._forward(*(data if name == "data" else self._parameters[name] for name in self._inputs))
         return output.astype(np.float32, copy=False).asnumpy()
 
 
 def load_model(
-    checkpoint: str, context: mx.Context, batch_size: int, image_size: int | None = None
+    checkpoint: str, context: mx.Context, batch_size: int, options: ModelOptions | None = None
 ) -> CheckpointModel:
     """Loads the embedding of the checkpoint `"PREFIX,EPOCH"`: `PREFIX-symbol.json` and `PREFIX-EPOCH.params`.
 
-    The embedding is the graph's `fc1_output`, or its output if it has but one. The graph itself must scale
-    its pixels, which come as 0 to 255, as InsightFace's graphs do.
-
-    Args:
-        image_size: the input size S; None takes the first of `IMAGE_SIZES` that the parameters' shapes allow.
+    The embedding is the graph's `fc1_output`, or its output if it has but one, or the one that is named. The graph
+    must scale its pixels itself, as InsightFace's graphs do, or tell how they come (see `pixel_form`), or the
+    options must. The input size S is what the options say, or the graph, or the first of `IMAGE_SIZES` that the
+    parameters' shapes allow.
 
     Raises:
         ValueError: a file is not what it should be, graph and parameters do not belong together (those that
-        lack
-            and those that are too many are listed), no input size fits, or the output is not (N, D).
+            lack and those that are too many are listed), no input size fits, or the output is not (N, D).
         FileNotFoundError: a file of the checkpoint is not there.
     """
     if batch_size < 1:
@@ -80,12 +100,16 @@ def load_model(
     symbol_path, parameters_path = checkpoint_files(checkpoint)
     graph = _load(symbol_path, "an MXNet symbol", mx.sym.load)
     parameters = _without_prefixes(parameters_path, _load(parameters_path, "MXNet parameters", mx.nd.load))
-    symbol = _embedding_of(graph, symbol_path)
+    options = options or ModelOptions()
+    symbol = _embedding_of(graph, symbol_path, options.output)
     _check_names(graph, symbol, parameters, parameters_path)
     try:
-        if image_size is None:
-            image_size = _find_image_size(symbol, parameters)
-        return CheckpointModel(symbol, parameters, context, batch_size=batch_size, image_size=image_size)
+        attributes = graph.attr_dict().get("data", {})
+        image_size = options.image_size or size_from_attributes(attributes) or _find_image_size(symbol, parameters)
+        form = options.over(form_from_attributes(attributes) or PixelForm(said_by=_who_normalises(symbol)))
+        return CheckpointModel(
+            symbol, parameters, context, batch_size=batch_size, image_size=image_size, form=form
+        )
     except ValueError as error:
         raise ValueError(f"the model {checkpoint}: {error}") from error
 
@@ -99,7 +123,8 @@ def checkpoint_files(checkpoint: str) -> tuple[Path, Path]:
     """
     prefix, comma, epoch = checkpoint.rpartition(",")
     if not comma or not prefix or not (epoch.isascii() and epoch.isdigit()):
-        raise ValueError(f"a model is given as PREFIX,EPOCH (such as models/model,0), not as {checkpoint!r}")
+        form = "PREFIX,EPOCH (such as models/model,0) or as FILE.onnx"
+        raise ValueError(f"a model is given as {form}, not as {checkpoint!r}")
     files = Path(f"{prefix}-symbol.json"), Path(f"{prefix}-{int(epoch):04d}.params")
     for file in files:
         if not file.is_file():
@@ -121,8 +146,12 @@ def _without_prefixes(path: Path, loaded: Any) -> Parameters:
     return {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in loaded.items()}
 
 
-def _embedding_of(graph: mx.sym.Symbol, path: Path) -> mx.sym.Symbol:
+def _embedding_of(graph: mx.sym.Symbol, path: Path, wanted: str | None) -> mx.sym.Symbol:
     internals = graph.get_internals()
+    if wanted is not None:
+        if wanted not in internals.list_outputs():
+            raise ValueError(f"{path} has no output {wanted!r}: its last are {_some(internals.list_outputs()[-10:])}")
+        return internals[wanted]
     if EMBEDDING_OUTPUT in internals.list_outputs():
         return internals[EMBEDDING_OUTPUT]
     outputs = graph.list_outputs()
@@ -169,9 +198,24 @@ def _embedding_size(symbol: mx.sym.Symbol, parameters: Parameters, image_size: i
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"it does not take images of {image_size}×{image_size}: {reason}") from error
-    if len(output) != 2 or output[0] != batch:
-        raise ValueError(f"its output must be (N, D), but for N = {batch} it is {tuple(output)}")
-    return output[1]
+    return check_embeddings_shape(output, batch, "its output")
+
+
+def _who_normalises(symbol: mx.sym.Symbol) -> str:
+    """Whether the first thing that happens to the pixels is arithmetic, in words."""
+    reached = set()
+    nodes = json.loads(symbol.tojson())["nodes"]
+    for number, node in enumerate(nodes):
+        if node["name"] == "data":
+            reached.add(number)
+        elif any(source[0] in reached for source in node["inputs"]):
+            if node["op"] in _PASSING:
+                reached.add(number)
+            elif node["op"] in _NORMALISING:
+                return "the graph normalises"
+            else:
+                break
+    return "the graph does not normalise, and nothing else says how"
 
 
 def _some(names: list[str], shown: int = 10) -> str:

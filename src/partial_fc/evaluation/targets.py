@@ -28,7 +28,8 @@ class Settings:
 
     Attributes:
         flip: whether an embedding is the sum over an image and its mirror.
-        folds: K of cross-validation.
+        folds: K of cross-validation, where a list has no folds of its own.
+        keeps_folds: whether the folds that a list has are kept.
         exact_thresholds: thresholds are searched among all distances, not on InsightFace's grid.
         target_fars: of TAR at FAR, in (0, 1), descending.
         block_bytes: what a block of scores may take in memory.
@@ -36,6 +37,7 @@ class Settings:
 
     flip: bool = True
     folds: int = 10
+    keeps_folds: bool = True
     exact_thresholds: bool = False
     target_fars: tuple[float, ...] = TARGET_FARS
     block_bytes: int = 256 << 20
