@@ -25,11 +25,14 @@ def find_images(source: ImageSource, names: Iterable[str]) -> dict[str, int]:
     """
     wanted = list(dict.fromkeys(names))
     index_of: dict[str, int] = {}
-    forms = {form: name for name in wanted for form in (name, *(name + suffix for suffix in _SUFFIXES))}
+    names_of: dict[str, list[str]] = {}
+    for name in wanted:
+        for form in (name, *(name + suffix for suffix in _SUFFIXES)):
+            names_of.setdefault(form, []).append(name)
     for key, index in _keys(source):
-        name = forms.get(key)
-        if name is not None and (name not in index_of or key == name):
-            index_of[name] = index
+        for name in names_of.get(key, ()):
+            if name not in index_of or key == name:
+                index_of[name] = index
     missing = [name for name in wanted if name not in index_of]
     if missing:
         raise ValueError(

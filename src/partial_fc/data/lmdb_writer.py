@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import IO
@@ -130,7 +129,7 @@ class _as_os_errors(contextlib.AbstractContextManager):
         if not isinstance(error, lmdb.Error):
             return
         text = str(error)
-        number = next((n for n in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO) if os.strerror(n) in text), None)
-        if number is None and re.search(r"MDB_MAP_FULL", text):
-            number = errno.ENOSPC
-        raise OSError(number or errno.EIO, os.strerror(number) if number else text, str(self._path)) from error
+        number = next((n for n in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) if os.strerror(n) in text), None)
+        if number is None:  # LMDB says EIO of a write that was cut short, which a full disk does
+            raise OSError(errno.EIO, f"cannot be written to the end, is the disk full? ({text})", str(self._path))
+        raise OSError(number, os.strerror(number), str(self._path)) from error

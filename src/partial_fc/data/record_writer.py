@@ -77,9 +77,9 @@ class RecordWriter:
         payload = pack_label(label, self._key) + image_bytes
         try:
             self._write(payload)
-        except OSError:
+        except OSError as error:
             self._discard()
-            raise
+            raise self._named(error) from None
         self._num_identities = max(self._num_identities, label + 1)
         if self._in_order:
             self._first_keys.extend([self._key - 1] * (label - last_label))
@@ -95,6 +95,9 @@ class RecordWriter:
             if self._key == int(self._in_order):
                 raise ValueError(f"{self._finals[0]} would hold no image: add at least one")
             self._finish()
+        except OSError as error:
+            self._discard()
+            raise self._named(error) from None
         except BaseException:
             self._discard()
             raise
@@ -119,6 +122,12 @@ class RecordWriter:
         for temporary, final in zip(self._temporaries, self._finals, strict=True):
             temporary.replace(final)
         self._open_files = []
+
+    def _named(self, error: OSError) -> OSError:
+        """The error with the file that it is about, which a full disk's has not."""
+        if error.strerror is None or error.filename is not None:
+            return error
+        return OSError(error.errno, error.strerror, str(self._finals[0]))
 
     def _write_ranges(self) -> None:
         first_identity, identities = self._key, self._num_identities

@@ -47,10 +47,10 @@ def check_ranges(source: RecordSource, labels_N: np.ndarray) -> Check:
             continue
         if len(fields) < 2:
             faults.append(f"identity record {key} has no range")
-        elif fields[0] != fields[1]:
-            if fields[:2] not in expected:
-                faults.append(f"identity record {key} names images {fields[0]:.0f} to {fields[1]:.0f}, not one's own")
+        elif fields[:2] in expected:
             found.add(fields[:2])
+        elif fields[0] != fields[1]:  # the range of an identity without an image is empty
+            faults.append(f"identity record {key} names images {fields[0]:.0f} to {fields[1]:.0f}, not one's own")
     missing = len(expected - found)
     if missing:
         faults.append(f"the images of {missing} identities are in no identity record of theirs")
