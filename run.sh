@@ -6,8 +6,11 @@
 #   NP=4 bash run.sh [options]                               four ranks here
 #   HOSTFILE=hosts/two_machines bash run.sh [options]        one rank a slot of the file; NP takes fewer
 #   NETWORK_INTERFACE=eth0 HOSTFILE=… bash run.sh [options]  the network that joins the machines
+#   bash run.sh --restarts 5 [options]                       starts the ranks again when they end too early, up to
+#                                                            five times, each from the newest checkpoint
 #
-# The exit status is not 0 when a rank fails.
+# The exit status is not 0 when a rank fails; docs/faults.md says what each means. Ctrl-C, SIGTERM and a closed
+# terminal end the run after its step, with a checkpoint; a second time, at once.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -61,6 +64,23 @@ handed_on() {
         `'(PATH|LD_LIBRARY_PATH|PYTHONPATH|PYTHON|PYTHONUNBUFFERED|LANG|LC_ALL)$)' | sed 's/^/-x\n/'
 }
 
+# This script's own option, wherever it stands; what is left is the ranks'.
+restarts=0
+arguments=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --restarts)
+            [ $# -gt 1 ] || die "--restarts must be followed by a number of times"
+            restarts="$2"
+            shift
+            ;;
+        --restarts=*) restarts="${1#*=}" ;;
+        *) arguments+=("$1") ;;
+    esac
+    shift
+done
+[[ "$restarts" =~ ^(0|[1-9][0-9]{0,5})$ ]] || die "--restarts must be a number of times, 0 or more, but is \"$restarts\""
+
 ranks="${NP:-}"
 [[ -z "$ranks" || "$ranks" =~ ^[1-9][0-9]{0,5}$ ]] ||
     die "NP must be a number of ranks, 1 or more, but is \"$ranks\""
@@ -103,5 +123,44 @@ fi
 
 mapfile -t environment < <(handed_on)
 
-# Without standard input: mpirun would read it for rank 0, and stop when it runs in the background.
-exec mpirun "${options[@]}" "${environment[@]}" bash "$root/config.sh" "$@" </dev/null
+# Ranks note SIGUSR1 as the wish to end, and mpirun hands it on, where it would answer SIGTERM and SIGINT by killing.
+asked=""
+signalled=""
+# shellcheck disable=SC2317 # a trap calls it
+ask_to_end() {
+    signalled=1
+    if [ -z "$asked" ]; then
+        asked=1
+        echo "run.sh: the run ends after this step, with a checkpoint; once more ends it at once" >&2
+        kill -USR1 "$mpirun" 2>/dev/null || true
+    else
+        kill -TERM "$mpirun" 2>/dev/null || true
+    fi
+}
+
+# start_ranks ARGUMENT…: runs them to their end; their status is left in $status.
+start_ranks() {
+    # With job control mpirun has a process group of its own: the terminal's Ctrl-C reaches this script alone.
+    # Without standard input: mpirun would read it for rank 0, and stop when it runs in the background.
+    set -m
+    mpirun "${options[@]}" "${environment[@]}" bash "$root/config.sh" "$@" </dev/null &
+    mpirun=$!
+    set +m
+    trap ask_to_end INT TERM HUP
+    while :; do
+        signalled=""
+        status=0
+        wait "$mpirun" || status=$?
+        [ -n "$signalled" ] || break # a signal ends a wait before its time
+    done
+}
+
+start_ranks "${arguments[@]}"
+# Not again: what is finished (0), what the user must mend (2), numbers that would go wrong again (6).
+while [[ "$restarts" -gt 0 && -z "$asked" && ! "$status" =~ ^(0|2|6)$ ]]; do
+    restarts=$((restarts - 1))
+    echo "run.sh: the ranks ended with status $status; they start again from the newest checkpoint" \
+        "($restarts more times)" >&2
+    start_ranks "${arguments[@]}" --resume auto
+done
+exit "$status"

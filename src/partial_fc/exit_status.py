@@ -8,3 +8,4 @@ STALLED = 4
 RANKS_DIFFER = 5
 NUMBERS_WENT_WRONG = 6
 STOPPED = 75  # asked to end: a checkpoint is saved, and the run goes on from it with --resume auto
+INTERRUPTED = 130  # asked twice: nothing is saved

@@ -183,9 +183,16 @@ class Watchdog:
         if self._lines is None or not self._send({"end": status, "why": why}):
             print(f"error: {why}", file=sys.stderr, flush=True)
             self._leave(status)
-        self._closed.wait(_ANSWER_SECONDS)  # rank 0's answer ends this process, unless there is none
+        self.await_verdict()  # rank 0's answer ends this process, unless there is none
         print(f"error: {why}", file=sys.stderr, flush=True)
         self._leave(status)
+
+    def await_verdict(self) -> None:
+        """Gives the others a moment to say who is gone, which ends this process, before it says something itself."""
+        if threading.current_thread() is self._thread:
+            self._listen(_ANSWER_SECONDS)
+        else:
+            self._closed.wait(_ANSWER_SECONDS)
 
     def close(self) -> None:
         """Takes leave: every rank calls it after the last collective."""
