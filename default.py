@@ -1,6 +1,6 @@
 """Every recipe a user can name: data set, network and loss, with their hyper-parameters.
 
-``generate_config(loss, dataset, network)`` fills ``config``; the options of ``python -m partial_fc.train``
+``generate_config(loss, dataset, network, head)`` fills ``config``; the options of ``python -m partial_fc.train``
 override it, and what is not given on the command line is what is written here. Paths are relative to the
 current directory. An *update* is one step of the optimizer on all ranks together.
 """
@@ -26,6 +26,10 @@ COMMON = {
     "image_size": 112,  # pixels of a side; larger and smaller images are resized
     "embedding_size": 512,  # numbers in an embedding, D
     "loss_s": 64.0,  # logits are s times the cosine with its margin
+    "hard_negatives": None,  # what the cosine of a hard negative is multiplied by, t·cos + t − 1: of the loss sv
+    "head": "partial_fc",  # the classifier: class centers, or F²C's pool of features
+    "queue_size": None,  # slots of F²C's pool: a number, or a share of the identities as "1%"
+    "gallery_momentum": 0.99,  # of F²C's second network, g ← 0.99·g + 0.01·p
     "batch_size": 64,  # images a rank and update
     "sample_ratio": 1.0,  # part of a rank's class centers that takes part in an update, in (0, 1]
     "lr": 0.1,  # learning rate of backbone and class centers
@@ -42,12 +46,19 @@ COMMON = {
     "check_every_updates": 1_000,  # between comparisons of the ranks' backbones; 0: none
     "stall_timeout_seconds": 600.0,  # the longest wait of a rank for others
     "max_update": None,  # updates, after which training ends
+    "epochs": None,  # passes over the images, in place of max_update
+    "lr_epochs": (),  # and in place of lr_steps
     "stop_update": None,  # save and end at this update of the longer schedule
     "resume": None,  # "auto" or a checkpoint's directory
+    "pretrained": None,  # "PREFIX,EPOCH" of a backbone to begin with
+    "freeze": (),  # patterns of the backbone's parameters that stay as they are
+    "centers": None,  # a checkpoint's directory, whose class centers to begin with
+    "identities": None,  # a file: which identities are which of that checkpoint
     "save_every_updates": 2000,  # between checkpoints; 0: at the end alone
     "keep": 3,  # newest checkpoints of the run that stay; 0: all
     "save_memory_mib": 1024,  # for class centers that change before they are written, a rank
     "momentum": 0.9,
+    "nesterov": False,  # Nesterov's momentum for the backbone
     "weight_decay": 5e-4,
     "fp16": False,  # mixed precision in the backbone
     "fp16_gradients": False,  # sum the backbone's gradients over ranks in fp16
@@ -67,6 +78,26 @@ LOSSES = {
     "arcface": {"loss_m1": 1.0, "loss_m2": 0.5, "loss_m3": 0.0},
     "cosface": {"loss_m1": 1.0, "loss_m2": 0.0, "loss_m3": 0.4},
     "combined": {"loss_m1": 1.0, "loss_m2": 0.3, "loss_m3": 0.2},
+    # For F²C alone: cosface where the cosine is above m3, with hard negatives (arXiv 1912.00833).
+    "sv": {"loss_m1": 1.0, "loss_m2": 0.0, "loss_m3": 0.4, "hard_negatives": 1.2},
+}
+
+# Partial FC (arXiv 2010.05222), and F²C (arXiv 2105.10375) with the pools of its paper: 1 %, 0.1 %, 0.001 % of the
+# identities.
+_F2C = {
+    "head": "f2c",
+    "loss_s": 32.0,
+    "lr": 0.1,
+    "nesterov": True,
+    "weight_decay": 1e-4,
+    "epochs": 19,
+    "lr_epochs": (8, 14, 17),
+}
+HEADS: dict[str, dict[str, Any]] = {
+    "partial_fc": {},
+    "f2c": {**_F2C, "queue_size": "1%"},
+    "f2c-0.1%": {**_F2C, "queue_size": "0.1%"},
+    "f2c-0.001%": {**_F2C, "queue_size": "0.001%"},
 }
 
 # Pixels of a side of the images that a network takes.
@@ -144,16 +175,24 @@ DATASETS = {
     "10000w": _random_images(100_000_000),
 }
 
+# F²C's changes to a data set's recipe: where updates are counted, and not passes over the images.
+_BY_UPDATES = {"epochs": None, "lr_epochs": ()}
+F2C_DATASETS = {
+    "synthetic": {**_BY_UPDATES, "queue_size": "10%"},  # 1 % of so few identities is less than a batch
+    **{name: _BY_UPDATES for name, recipe in DATASETS.items() if "rec" not in recipe},
+}
+
 config = EasyDict(COMMON)
 
 
-def generate_config(loss: str, dataset: str, network: str) -> EasyDict:
+def generate_config(loss: str, dataset: str, network: str, head: str = "partial_fc") -> EasyDict:
     """The configuration of a recipe.
 
     Args:
         loss: a name in ``LOSSES``.
         dataset: a name in ``DATASETS``.
         network: a name in ``NETWORKS``.
+        head: a name in ``HEADS``.
 
     Returns:
         a new EasyDict that holds every field of ``COMMON`` and the loss's margins. The module's ``config``
@@ -167,6 +206,10 @@ def generate_config(loss: str, dataset: str, network: str) -> EasyDict:
     recipe.update(image_size=_find("network", network, NETWORKS))
     recipe.update(_find("loss", loss, LOSSES))
     recipe.update(_find("data set", dataset, DATASETS))
+    recipe.update(_find("head", head, HEADS))
+    if recipe.head == "f2c":
+        changes = F2C_DATASETS.get(dataset, {})
+        recipe.update({name: value for name, value in changes.items() if head == "f2c" or name != "queue_size"})
     config.update(recipe)
     return recipe
 

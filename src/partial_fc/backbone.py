@@ -6,13 +6,14 @@ Legend: B images of a rank, H height and width, D embedding size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import mxnet as mx
 import numpy as np
 
 from partial_fc.collectives import Collectives, together
+from partial_fc.frozen import freeze
 
 
 class Backbone:
@@ -32,9 +33,11 @@ class Backbone:
         accumulate: K; a step takes K·B images, B at a time, in the memory of B. Each but the last B goes through
             the network twice, once for its embeddings and again before its backward pass: with K = 4 a step takes
             some 1.25 times as long as its images would in batches of B. BatchNorm sees B images at a time.
+        frozen: patterns of the names of what training leaves as it is; see :func:`partial_fc.frozen.freeze`.
 
     Attributes:
-        parameters, gradients: name → float32 array.
+        parameters: name → float32 array.
+        trainable, gradients: the same, of those that are not frozen.
         statistics: name → BatchNorm's moving mean or variance, this rank's own while it trains.
         embedding_size: D.
 
@@ -54,8 +57,11 @@ class Backbone:
         seed: int = 0,
         fp16_gradients: bool = False,
         accumulate: int = 1,
+        frozen: Sequence[str] = (),
     ) -> None:
         assert accumulate >= 1, accumulate
+        with together(collectives, "frozen"):
+            network, self._frozen = freeze(network, frozen)
         self.network = network
         self.batch_size = batch_size
         self.accumulate = accumulate
@@ -65,6 +71,7 @@ class Backbone:
         self._fp16_gradients = fp16_gradients
         with together(collectives, "backbone"):
             self._bind(context, seed)
+        self.trainable = {name: self.parameters[name] for name in self.gradients}
         for name, array in (self.parameters | self.statistics).items():
             collectives.broadcast(array, f"broadcast.{name}")
         with collectives.waiting("the first parameters"):
@@ -76,14 +83,17 @@ class Backbone:
         self.embedding_size = _embedding_size(self.network, shape)
         trainable = [name for name in self.network.list_arguments() if name != "data"]
         requests = {"data": "null"} | dict.fromkeys(trainable, "write" if self.accumulate == 1 else "add")
+        requests |= dict.fromkeys(self._frozen - {trainable[-1]}, "null")  # MXNet fails without a single gradient
+        requests = {name: request for name, request in requests.items() if name == "data" or name in trainable}
         self._executor = self.network.simple_bind(context, grad_req=requests, data=shape)
         self.parameters = {name: self._executor.arg_dict[name] for name in trainable}
-        self.gradients = {name: self._executor.grad_dict[name] for name in trainable}
+        self.gradients = {name: self._executor.grad_dict[name] for name in trainable if name not in self._frozen}
         self.statistics = dict(self._executor.aux_dict)
         initialize(self.parameters, self.statistics, seed)
         # A CPU's BatchNorm moves its statistics in the backward pass, a GPU's in the forward pass.
         self._forward_moves_statistics = context.device_type == "gpu"
         self._statistics_before: dict[str, mx.nd.NDArray] = {}
+        self._earlier_gradients: dict[str, mx.nd.NDArray] = {}
 
     def forward(self, images_BHWC: np.ndarray, training: bool = True) -> mx.nd.NDArray:
         """Starts the forward pass and returns its float32 output without waiting for it.
@@ -113,12 +123,16 @@ class Backbone:
         mx.nd.cast(mx.nd.transpose(images, (0, 3, 1, 2)), dtype="float32", out=data)
         return self._executor.forward(is_train=training)[0]
 
-    def backward(self, embedding_gradient_BD: mx.nd.NDArray) -> None:
+    def backward(self, embedding_gradient_BD: mx.nd.NDArray, *, another_follows: bool = False) -> None:
         """Starts the backward pass, and the sum over ranks of each gradient as soon as it is there.
 
         Args:
             embedding_gradient_BD: (K·B, D), of the rows that :meth:`forward` gave.
+            another_follows: the step has another forward and backward pass, whose gradients these are added to;
+                nothing is summed over ranks before that. :meth:`forget_gradients` takes it back.
         """
+        if not self.gradients:  # all is frozen
+            return
         if self.accumulate > 1:
             for gradient in self.gradients.values():
                 gradient[:] = 0.0
@@ -127,10 +141,20 @@ class Backbone:
                 self._forward_part(self._parts[number], True)
             rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
             self._executor.backward([embedding_gradient_BD[rows]])
+        if another_follows:
+            self._earlier_gradients = {name: gradient.copy() for name, gradient in self.gradients.items()}
+            return
+        for name, gradient in self._earlier_gradients.items():
+            self.gradients[name] += gradient
+        self.forget_gradients()
         # The first layer's gradient comes last: when its copy is there, what remains is communication.
         self._last_gradient = self.gradients[next(iter(self.gradients))].reshape((-1,))[:1].copy()
         for priority, name in enumerate(reversed(self.gradients)):
             self._sum_over_ranks(name, -priority)
+
+    def forget_gradients(self) -> None:
+        """Drops the gradients of a backward pass that another one was to follow."""
+        self._earlier_gradients = {}
 
     def restore_statistics(self) -> None:
         """Takes the moving means and variances back to before the last forward pass to train.
@@ -158,6 +182,8 @@ class Backbone:
         An infinity or NaN of one rank is one in the sum. The time spent waiting after the end of this rank's
         own backward pass counts as communication.
         """
+        if not self.gradients:
+            return True
         self._last_gradient.wait_to_read()
         arrays = list(self.gradients.values())
         with self._collectives.waiting("the backbone's gradients"):

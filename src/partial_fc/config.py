@@ -15,8 +15,11 @@ from typing import Any, NoReturn
 import default
 from partial_fc.augmentation import Augmentation
 from partial_fc.center_storage import Storage
+from partial_fc.config_f2c import check_f2c, queue_size
 
 EMBEDDED_DATASET = "synthetic"
+UNCOUNTED = 2**62
+"""The last update of a run of so many epochs, until its images are counted."""
 SHAPES = ("steps", "polynomial", "cosine")
 """Of the learning rate: partial_fc.schedule has their equations."""
 
@@ -25,7 +28,9 @@ SHAPES = ("steps", "polynomial", "cosine")
 class RunConfig:
     """Everything that decides a run, ranks and machine aside. Units are in the names or in :data:`OPTIONS`.
 
-    ``num_identities`` and ``images_per_identity`` are None where the images themselves decide them.
+    ``num_identities`` and ``images_per_identity`` are None where the images themselves decide them. ``max_update`` and
+    ``lr_steps`` follow from ``epochs`` and ``lr_epochs``, where these are given, when the images are counted
+    (:meth:`with_updates`).
 
     Raises:
         ValueError: a value out of its range; the message says which option to set.
@@ -43,11 +48,21 @@ class RunConfig:
     images_per_identity: int | None
     margins: tuple[float, float, float]
     scale: float
+    hard_negatives: float | None
+    head: str
+    queue_size: int | str | None
+    gallery_momentum: float
     sample_ratio: float
     batch_size: int
     max_update: int
+    epochs: float | None
+    lr_epochs: tuple[float, ...]
     stop_update: int | None
     resume: str | None
+    pretrained: str | None
+    freeze: tuple[str, ...]
+    centers: Path | None
+    identities: Path | None
     save_every_updates: int
     keep: int
     save_memory_mib: int
@@ -73,6 +88,7 @@ class RunConfig:
     check_every_updates: int
     stall_timeout_seconds: float
     momentum: float
+    nesterov: bool
     weight_decay: float
     workers: int
     augmentation: Augmentation
@@ -108,10 +124,26 @@ class RunConfig:
             "--logits-chunk must be a number of classes from 1 on, or all, or auto",
             self.logits_chunk,
         )
+        check_f2c(self)
         _require(self.image_size >= 16, "--image-size must be at least 16 pixels", self.image_size)
         for name in ("save_every_updates", "keep"):
             _require(getattr(self, name) >= 0, f"{_option(name)} must not be negative", getattr(self, name))
         _require(self.save_memory_mib >= 1, "--save-memory-mib must be at least 1", self.save_memory_mib)
+        _require(
+            self.centers is None or self.pretrained is not None,
+            "--centers needs the backbone that they were trained with (--pretrained), but --pretrained",
+            "not given",
+        )
+        _require(
+            self.centers is None or self.head == "partial_fc",
+            "--centers are those of the head partial_fc, but --head",
+            self.head,
+        )
+        _require(
+            self.identities is None or self.centers is not None,
+            "--identities needs the class centers that it speaks of (--centers), but --centers",
+            "not given",
+        )
         stop = self.stop_update
         _require(
             stop is None or 1 <= stop <= self.max_update, f"--stop-update must lie in [1, {self.max_update}]", stop
@@ -129,8 +161,21 @@ class RunConfig:
 
     @property
     def run_directory(self) -> Path:
-        """Where the run's logs and models go: ``<models-root>/<network>-<loss>-<dataset>``."""
-        return self.models_root / f"{self.network}-{self.loss}-{self.dataset}"
+        """Where the run's logs and models go: ``<models-root>/<network>-<loss>-<dataset>``, and ``-f2c`` with F²C."""
+        head = "" if self.head == "partial_fc" else f"-{self.head}"
+        return self.models_root / f"{self.network}-{self.loss}-{self.dataset}{head}"
+
+    @property
+    def backbone_batch_size(self) -> int:
+        """The images that go through the backbone at a time: B, or F²C's 1.5·B."""
+        return self.batch_size if self.head == "partial_fc" else 3 * self.batch_size // 2
+
+    def with_updates(self, updates_per_epoch: int) -> RunConfig:
+        """The same run with its epochs counted in updates."""
+        if self.epochs is None:
+            return self
+        steps = tuple(round(epoch * updates_per_epoch) for epoch in self.lr_epochs)
+        return dataclasses.replace(self, max_update=round(self.epochs * updates_per_epoch), lr_steps=steps)
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -154,7 +199,9 @@ _NAMES = {
     "dataset": ("recipe", default.DATASETS),
     "network": ("backbone", default.NETWORKS),
     "loss": ("margin", default.LOSSES),
-}
+    "head": ("classifier: class centers, or F²C's pool of features in so large a share of the identities",
+             default.HEADS),
+}  # fmt: skip
 
 
 def _updates(text: str) -> tuple[int, ...]:
@@ -163,6 +210,13 @@ def _updates(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be updates, as 20000,28000, but is {text!r}") from None
+
+
+def _epochs(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be passes over the images, as 8,14,17, but is {text!r}") from None
 
 
 def _chunk(text: str) -> int | str:
@@ -189,13 +243,29 @@ OPTIONS = {
     "--sample-ratio": Option("sample_ratio",
                              "share of its class centers that a rank samples an update, in (0, 1]",
                              {"type": float, "metavar": "R"}),
+    "--queue-size": Option("queue_size", "slots of F²C's pool of identities: a number, or a share of the identities "
+                           "as 1%%, which is raised to those of one gathered batch where it is smaller",
+                           {"type": queue_size, "metavar": "Q"}),
     "--batch-size": Option("batch_size", "images a rank and update", {"type": int, "metavar": "B"}),
     "--max-update": Option("max_update", "updates after which training ends", {"type": int, "metavar": "N"}),
+    "--epochs": Option("epochs", "passes over the images in place of --max-update",
+                       {"type": float, "metavar": "E"}),
+    "--lr-epochs": Option("lr_epochs", "passes at which the learning rate falls to a tenth, in place of --lr-steps",
+                          {"type": _epochs, "metavar": "E,E,…"}),
     "--stop-update": Option("stop_update", "save and end at this update, the schedule staying that of --max-update",
                             {"type": int, "metavar": "K"}),
     "--resume": Option("resume", "go on with a checkpoint: auto, the newest of this run whose files match their "
                        "checksums, or from the start where there is none; or a checkpoint's directory",
                        {"metavar": "auto|DIR"}),
+    "--pretrained": Option("pretrained", "begin with the backbone of an MXNet checkpoint, InsightFace's too",
+                           {"metavar": "PREFIX,EPOCH"}),
+    "--freeze": Option("freeze", "parameters of the backbone that stay as they are, by patterns of their names, as "
+                       "'conv0_*' 'stage1_*'; a BatchNorm whose moving statistics are named is frozen with them",
+                       {"metavar": "PATTERN", "nargs": "+"}),
+    "--centers": Option("centers", "begin with the class centers of a checkpoint; new identities begin as the mean "
+                        "embedding of their images (with --pretrained)", {"metavar": "DIR"}),
+    "--identities": Option("identities", "a file with a line `LABEL OLD_LABEL` for each identity that is kept of those "
+                           "of --centers; without it, label by label", {"metavar": "FILE"}),
     "--save-every-updates": Option("save_every_updates", "updates between checkpoints; 0: at the end alone",
                                    {"type": int, "metavar": "N"}),
     "--keep": Option("keep", "newest checkpoints of the run that stay; 0: all", {"type": int, "metavar": "N"}),
@@ -241,6 +311,8 @@ OPTIONS = {
     "--stall-timeout-seconds": Option("stall_timeout_seconds", "the longest wait of a rank for others, before the "
                                       "run ends and names those that did not come",
                                       {"type": float, "metavar": "SECONDS"}),
+    "--nesterov": Option("nesterov", "Nesterov's momentum for the backbone",
+                         {"action": argparse.BooleanOptionalAction}),
     "--workers": Option("workers", "threads a rank that decode images", {"type": int, "metavar": "N"}),
     "--augmentation": Option("augmentation", "random changes of training images, name=probability[:strength],…, of "
                              "mirror, crop, color, grey, blur, jpeg and erase; or none", {"metavar": "LIST"}),
@@ -282,9 +354,10 @@ def parse_arguments(arguments: Sequence[str], default_network: str) -> RunConfig
         allow_abbrev=False,
     )
     names = {"loss": default.COMMON["loss"], "dataset": EMBEDDED_DATASET, "network": default_network}
+    names["head"] = default.COMMON["head"]
     for field, (what, known) in _NAMES.items():
         text = f"{what}: {', '.join(known)} (default: {names[field]})"
-        parser.add_argument(_option(field), metavar="NAME", help=text)
+        parser.add_argument(_option(field), metavar="NAME", help=text.replace("%", "%%"))
     recipe = default.generate_config(**names)
     for name, option in OPTIONS.items():
         text = f"{option.help} (default: {_default_text(option.field, recipe)})"
@@ -324,7 +397,9 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         if "dataset" not in given:
             # Somebody's own images, trained by the embedded recipe; the run is named after where they lie.
             recipe.update(dataset=_data_name(paths), val=())
-    recipe.update(given)
+    if "max_update" in given:
+        recipe.update(epochs=None, lr_epochs=())
+    recipe.update({field: value for field, value in given.items() if field != "head"})
     return RunConfig(
         dataset=recipe.dataset,
         network=recipe.network,
@@ -338,11 +413,21 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         images_per_identity=recipe.images_per_identity,
         margins=(recipe.loss_m1, recipe.loss_m2, recipe.loss_m3),
         scale=recipe.loss_s,
+        hard_negatives=recipe.hard_negatives,
+        head=recipe.head,
+        queue_size=recipe.queue_size,
+        gallery_momentum=recipe.gallery_momentum,
         sample_ratio=recipe.sample_ratio,
         batch_size=recipe.batch_size,
-        max_update=recipe.max_update,
+        max_update=recipe.max_update if recipe.epochs is None else UNCOUNTED,
+        epochs=recipe.epochs,
+        lr_epochs=tuple(recipe.lr_epochs),
         stop_update=recipe.stop_update,
         resume=recipe.resume,
+        pretrained=recipe.pretrained,
+        freeze=tuple(recipe.freeze),
+        centers=Path(recipe.centers) if recipe.centers else None,
+        identities=Path(recipe.identities) if recipe.identities else None,
         save_every_updates=recipe.save_every_updates,
         keep=recipe.keep,
         save_memory_mib=recipe.save_memory_mib,
@@ -368,6 +453,7 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         check_every_updates=recipe.check_every_updates,
         stall_timeout_seconds=recipe.stall_timeout_seconds,
         momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
         workers=recipe.workers,
         augmentation=Augmentation.parse(recipe.augmentation),

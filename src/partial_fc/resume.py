@@ -8,10 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import mxnet as mx
+import numpy as np
 
+from partial_fc.backbone import Backbone
 from partial_fc.checkpoint import AUTO, Checkpointer, Part, SavedCheckpoint, find_checkpoint, new_mark
+from partial_fc.checkpoint.fine_tune import CentersStart, read_identities, same_labels
+from partial_fc.checkpoint.tools import classes_of
 from partial_fc.collectives import Collectives, together
 from partial_fc.config import RunConfig
+from partial_fc.data.source import ImageSource
+from partial_fc.head.centers import ClassCenters
 
 logger = logging.getLogger("partial_fc")
 
@@ -25,8 +31,11 @@ _FREE = frozenset(
 
 def open_checkpoints(
     config: RunConfig, parts: Mapping[str, Part], num_classes: int, collectives: Collectives
-) -> Checkpointer:
-    """Restores the parts from the checkpoint that ``--resume`` names, if there is one; returns what will save them.
+) -> tuple[Checkpointer, bool]:
+    """Restores the parts from the checkpoint that ``--resume`` names, if there is one.
+
+    Returns:
+        What will save the parts, and whether they were restored.
 
     Raises:
         RankError: on every rank: the checkpoint is damaged, or does not fit this run.
@@ -38,7 +47,7 @@ def open_checkpoints(
             restore(checkpoint, parts, collectives)
         if collectives.rank == 0:
             _tell(checkpoint, config, collectives.size)
-    return Checkpointer(
+    checkpoints = Checkpointer(
         config.run_directory,
         parts,
         lambda: {
@@ -52,6 +61,40 @@ def open_checkpoints(
         keep=config.keep,
         memory=config.save_memory_mib << 20,
     )
+    return checkpoints, checkpoint is not None
+
+
+def start_centers(
+    config: RunConfig,
+    backbone: Backbone,
+    centers: ClassCenters,
+    num_classes: int,
+    source: ImageSource | None,
+    collectives: Collectives,
+) -> None:
+    """Gives a run that begins the class centers of ``--centers``, and makes those of new identities.
+
+    Raises:
+        RankError: on every rank: a file is damaged, or does not fit this run.
+    """
+    assert config.centers is not None
+    checkpoint: SavedCheckpoint | None = None
+    old_C: np.ndarray | None = None
+    with together(collectives, "fine-tune.checkpoint"):
+        checkpoint = SavedCheckpoint(config.centers, collectives.rank, collectives.size)
+        checkpoint.verify(collectives.local_rank, collectives.local_size)
+        old_classes, _ = classes_of(checkpoint)
+        if config.identities is None:
+            old_C = same_labels(num_classes, old_classes)
+        else:
+            old_C = read_identities(config.identities, num_classes, old_classes)
+    assert checkpoint is not None
+    assert old_C is not None
+    start = CentersStart(centers, old_C, collectives)
+    start.put_old(checkpoint)
+    new = start.put_new(backbone, source, config.workers)
+    if collectives.rank == 0:
+        print(f"class centers of {checkpoint.directory}: {num_classes - new} identities kept, {new} new", flush=True)
 
 
 def restore(checkpoint: SavedCheckpoint, parts: Mapping[str, Part], collectives: Collectives) -> None:

@@ -27,12 +27,26 @@ from partial_fc.cost_model import Setting, with_fitting_logits
 from partial_fc.data.batch import Loader
 from partial_fc.data.loader import TrainingLoader
 from partial_fc.data.open_source import open_source
+from partial_fc.data.pair_loader import PairLoader, open_pair_loader
 from partial_fc.data.random_images import RandomLoader
 from partial_fc.data.source import ImageSource
 from partial_fc.data.synthetic_faces import ensure_synthetic_faces
 from partial_fc.device import compute_context, default_network
 from partial_fc.evaluation.verification_set import load_bin
-from partial_fc.exit_status import FINISHED, MISTAKE, NUMBERS_WENT_WRONG, PEER_LOST, RANKS_DIFFER, REFUSED, STOPPED
+from partial_fc.exit_status import (
+    FINISHED,
+    INTERRUPTED,
+    MISTAKE,
+    NUMBERS_WENT_WRONG,
+    PEER_LOST,
+    RANKS_DIFFER,
+    REFUSED,
+    STOPPED,
+)
+from partial_fc.f2c_parts import f2c_parts
+from partial_fc.f2c_run import make_f2c_head, make_gallery
+from partial_fc.f2c_trainer import F2CTrainer
+from partial_fc.checkpoint.fine_tune import load_pretrained
 from partial_fc.guards import GradientClip, NumbersWentWrongError, RanksDifferError, StopRequest
 from partial_fc.head.chunk import free_memory
 from partial_fc.head.margin import Margin
@@ -42,7 +56,7 @@ from partial_fc.horovod_collectives import connect
 from partial_fc.mixed_precision import loss_scale_for
 from partial_fc.network_cost import network_cost
 from partial_fc.optimizer import SGD
-from partial_fc.resume import open_checkpoints
+from partial_fc.resume import open_checkpoints, start_centers
 from partial_fc.schedule import Schedule, make_schedule
 from partial_fc.trainer import Trainer
 from partial_fc.watchdog import watch
@@ -72,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _status_of(error)
     except BaseException as error:
         # This rank alone is in trouble: the others wait for it in a collective, and must not wait for ever.
-        status = PEER_LOST if isinstance(error, PeerLostError) else MISTAKE
+        status = _status_alone(error)
+        if watchdog is not None and status == PEER_LOST:
+            watchdog.await_verdict()
         if status == MISTAKE:
             logger.exception("rank %d ends the run", collectives.rank)
         if watchdog is not None:
@@ -88,6 +104,12 @@ def _status_of(error: RankError) -> int:
     if isinstance(error, NumbersWentWrongError):
         return NUMBERS_WENT_WRONG
     return RANKS_DIFFER if isinstance(error, RanksDifferError) else REFUSED
+
+
+def _status_alone(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return PEER_LOST if isinstance(error, PeerLostError) else MISTAKE
 
 
 def train(config: RunConfig, collectives: Collectives, stop: StopRequest | None = None) -> int:
@@ -110,26 +132,31 @@ def train(config: RunConfig, collectives: Collectives, stop: StopRequest | None 
         verification_sets = [load_bin(path) for path in config.val]
     with ExitStack() as resources:
         source, loader, num_classes = _open_data(config, collectives, resources)
+        with together(collectives, "epochs"):
+            config = config.with_updates(_updates_per_epoch(loader)) if config.epochs else config
         trainer = _build(config, collectives, context, loader, num_classes)
         trainer.stop = stop if stop is not None else trainer.stop
-        parts = run_parts(
-            trainer,
-            deployed_network=symbol.build_backbone(config.network, config.embedding_size),
-            num_classes=num_classes,
-            rank=collectives.rank,
-        )
+        deployed = symbol.build_backbone(config.network, config.embedding_size)
+        if isinstance(trainer, F2CTrainer):
+            parts = f2c_parts(trainer, deployed_network=deployed, rank=collectives.rank)
+        else:
+            parts = run_parts(trainer, deployed_network=deployed, num_classes=num_classes, rank=collectives.rank)
         parts["log"] = progress = LogProgress(config.log_every_updates, config.max_update)
-        checkpoints = open_checkpoints(config, parts, num_classes, collectives)
+        checkpoints, resumed = open_checkpoints(config, parts, num_classes, collectives)
         resources.enter_context(closing(checkpoints))
+        if config.centers is not None and not resumed:
+            start_centers(config, trainer.backbone, trainer.head.centers, num_classes, source, collectives)
         with together(collectives, "log"):
             log = Log(config.run_directory, config.max_update, collectives, trainer.update)
             progress.log = resources.enter_context(closing(log))
-        _describe(config, collectives, context, num_classes, len(source) if source else None)
+        _describe(config, collectives, context, trainer, num_classes, len(source) if source else None)
         save = SaveModel(checkpoints, config.save_every_updates, config.last_update)
         callbacks = [
             progress,
-            LimitSkippedUpdates(config.max_skipped_updates, lambda: _newest_checkpoint(config.run_directory)),
-            CompareBackbones(config.check_every_updates, trainer.backbone, collectives),
+            LimitSkippedUpdates(config.max_skipped_updates, lambda: _newest(checkpoints)),
+            CompareBackbones(
+                config.check_every_updates, trainer.backbone, collectives, config.save_every_updates, config.last_update
+            ),
             save,
         ]
         if verification_sets:
@@ -178,28 +205,31 @@ def _open_data(
     loader: Loader | None = None
     with together(collectives, "training images"):
         paths = config.data or ((config.rec,) if config.rec else ())
-        if not paths:
+        decoding = {"threads": config.workers, "augmentation": config.augmentation}
+        if paths:
+            source = resources.enter_context(closing(open_source(paths, shared_labels=config.shared_labels)))
+        if config.head == "f2c":
+            loader = open_pair_loader(source, config.num_identities, decoding=decoding, **options)
+        elif source is None:
             loader = RandomLoader(config.num_identities, **options)
         else:
-            source = resources.enter_context(closing(open_source(paths, shared_labels=config.shared_labels)))
-            loader = TrainingLoader(
-                source, threads=config.workers, augmentation=config.augmentation, **options
-            )
+            loader = TrainingLoader(source, **decoding, **options)
         resources.enter_context(closing(loader))
     return source, loader, config.num_identities if source is None else source.num_identities
 
 
 def _build(
     config: RunConfig, collectives: Collectives, context: mx.Context, loader: Loader, num_classes: int
-) -> Trainer:
-    with together(collectives, "room for the class centers"):
-        check_room(
-            config.storage,
-            num_classes=num_classes,
-            embedding_size=config.embedding_size,
-            context=context,
-            collectives=collectives,
-        )
+) -> Trainer | F2CTrainer:
+    if config.head == "partial_fc":
+        with together(collectives, "room for the class centers"):
+            check_room(
+                config.storage,
+                num_classes=num_classes,
+                embedding_size=config.embedding_size,
+                context=context,
+                collectives=collectives,
+            )
     with together(collectives, "network"):
         network = symbol.build_backbone(
             config.network,
@@ -207,50 +237,71 @@ def _build(
             precision=_precision(config, context),
             train_on=context.device_type,
         )
-        head = PartialFC(
-            num_classes,
-            config.embedding_size,
-            collectives,
-            margin=Margin(*config.margins),
-            scale=config.scale,
-            sample_ratio=config.sample_ratio,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            seed=config.seed,
-            context=context,
-            storage=config.storage,
-            logits_chunk=_logits_chunk(config, collectives, context, num_classes),
-        )
+        make_head = make_f2c_head if config.head == "f2c" else _partial_fc
+        head = make_head(config, collectives, context, num_classes)
     backbone = Backbone(
         network,
-        batch_size=config.batch_size,
+        batch_size=config.backbone_batch_size,
         image_size=config.image_size,
         collectives=collectives,
         context=context,
         seed=config.seed,
         fp16_gradients=config.fp16_gradients,
         accumulate=config.accumulate,
+        frozen=config.freeze,
     )
+    if config.pretrained is not None:
+        with together(collectives, "pretrained"):
+            load_pretrained(backbone, config.pretrained)
     optimizer = SGD(
-        backbone.parameters,
+        backbone.trainable,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         decay_everything=config.decay_everything,
+        nesterov=config.nesterov,
     )
     with together(collectives, "schedule"):
         schedule = _schedule(config, loader)
     loss_scale = loss_scale_for(config.fp16 or config.fp16_gradients)
-    clip = GradientClip(config.clip_norm, collectives) if config.clip_norm else None
+    clip = GradientClip(config.clip_norm, collectives) if config.clip_norm and backbone.trainable else None
+    if config.head == "f2c":
+        gallery = make_gallery(config, context, backbone)
+        return F2CTrainer(backbone, gallery, head, optimizer, loader, schedule, loss_scale, collectives, clip)
     return Trainer(backbone, head, optimizer, loader, schedule, loss_scale, collectives, clip)
+
+
+def _partial_fc(config: RunConfig, collectives: Collectives, context: mx.Context, num_classes: int) -> PartialFC:
+    return PartialFC(
+        num_classes,
+        config.embedding_size,
+        collectives,
+        margin=Margin(*config.margins),
+        scale=config.scale,
+        sample_ratio=config.sample_ratio,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        context=context,
+        storage=config.storage,
+        logits_chunk=_logits_chunk(config, collectives, context, num_classes),
+    )
+
+
+def _updates_per_epoch(loader: Loader) -> int:
+    """Raises ValueError for random images."""
+    images = loader.instances if isinstance(loader, PairLoader) else loader
+    if not isinstance(images, TrainingLoader):
+        raise ValueError(
+            "random images have no epochs: set --max-update in place of --epochs, --warmup-updates of --warmup-epochs"
+        )
+    return images.updates_per_epoch
 
 
 def _schedule(config: RunConfig, loader: Loader) -> Schedule:
     """Raises ValueError for a warm-up in epochs of random images, which have none, or one of the whole run."""
     warmup_updates = config.warmup_updates
     if config.warmup_epochs:
-        if not isinstance(loader, TrainingLoader):
-            raise ValueError("random images have no epochs: set --warmup-updates in place of --warmup-epochs")
-        warmup_updates = round(config.warmup_epochs * loader.updates_per_epoch)
+        warmup_updates = round(config.warmup_epochs * _updates_per_epoch(loader))
     return make_schedule(
         config.schedule,
         config.lr,
@@ -299,13 +350,19 @@ def _precision(config: RunConfig, context: mx.Context) -> str:
     return "float16" if context.device_type == "gpu" else "float16-emulated"
 
 
-def _newest_checkpoint(directory: Path) -> Path | None:
-    """For a message: complete ones alone have such a name."""
-    return max(directory.glob("update-*"), default=None)
+def _newest(checkpoints: Checkpointer) -> Path | None:
+    """The newest checkpoint, that which is being written included; every rank calls it."""
+    checkpoints.finish_if_possible()
+    return checkpoints.newest
 
 
 def _describe(
-    config: RunConfig, collectives: Collectives, context: mx.Context, num_classes: int, images: int | None
+    config: RunConfig,
+    collectives: Collectives,
+    context: mx.Context,
+    trainer: Trainer | F2CTrainer,
+    num_classes: int,
+    images: int | None,
 ) -> None:
     machines = collectives.gather_objects((platform.node(), str(context)), "environment")
     if collectives.rank != 0:
@@ -314,7 +371,10 @@ def _describe(
     places = [f"{host} {hosts.count(host)}" for host in dict.fromkeys(hosts)]
     print(config)
     print(f"  {'ranks':<22} {collectives.size} ({', '.join(places)}; {context.device_type})")
-    print(f"  {'identities':<22} {num_classes}, a rank owns {-(-num_classes // collectives.size)} of them")
+    if isinstance(trainer, F2CTrainer):
+        print(f"  {'identities':<22} {num_classes}, in a pool of {trainer.head.pool.slots} slots")
+    else:
+        print(f"  {'identities':<22} {num_classes}, a rank owns {-(-num_classes // collectives.size)} of them")
     print(f"  {'images':<22} {'random' if images is None else images}", flush=True)
 
 

@@ -151,13 +151,13 @@ def assign(saved: dict[str, np.ndarray], ours: Named, what: str) -> None:
     if saved.keys() != ours.keys():
         missing, extra = sorted(ours.keys() - saved.keys()), sorted(saved.keys() - ours.keys())
         raise ValueError(
-            f"{what} are those of another network: the checkpoint {_lists('lacks', missing)}{_lists('has', extra)}"
-            "resume with the same --network"
+            f"{what} are those of another network: the file {_lists('lacks', missing)}{_lists('has', extra)}"
+            "go on with the same --network and --freeze"
         )
     for name, array in ours.items():
         if saved[name].shape != array.shape:
             raise ValueError(
-                f"{what} are those of another network: {name} has the shape {saved[name].shape} in the checkpoint and "
+                f"{what} are those of another network: {name} has the shape {saved[name].shape} in the file and "
                 f"{array.shape} here"
             )
     for name, array in ours.items():

@@ -199,6 +199,16 @@ class ClassCenters:
         store, rows = (block.part, slice(0, block.size)) if isinstance(block.rows, slice) else (block.store, block.rows)
         self._kernels.update(store, rows, current_BD, gradient_BD, projection_B, rule)
 
+    def lengths(self, rows_B: np.ndarray) -> np.ndarray:
+        """|w| of rows that have a value, (B,) float64; 0 for a row of zeros."""
+        inverse_B = np.zeros(len(rows_B))
+        for store in self.stores:
+            begin, end = np.searchsorted(rows_B, [store.first, store.first + len(store)])
+            if begin < end:
+                index = mx.nd.array(rows_B[begin:end] - store.first, ctx=store.inverse_norm_R.context, dtype="int64")
+                inverse_B[begin:end] = mx.nd.take(store.inverse_norm_R, index).asnumpy()
+        return np.divide(1.0, inverse_B, out=np.zeros_like(inverse_B), where=inverse_B > 0)
+
     def put_rows(self, rows_B: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
         """Gives rows the values that a checkpoint holds; other types than the storage's are converted.
 
