@@ -9,7 +9,9 @@ import sys
 import cv2
 import mxnet as mx
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from partial_fc.evaluate import main
 from partial_fc.evaluation.verification_set import save_bin
@@ -132,3 +134,82 @@ def test_the_command_runs_alone(checkpoint, bins):
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "100.00 ± 0.00" in result.stdout
+
+
+@pytest.fixture
+def onnx_model(checkpoint, tmp_path):
+    """The same projection as an ONNX file that tells nothing of its input: (pixel − 127.5) / 127.5."""
+    weight = mx.nd.load(checkpoint.replace(",0", "-0000.params"))["arg:fc1_weight"].asnumpy()
+    flatten = helper.make_node("Flatten", ["data"], ["flat"])
+    nodes = [flatten, helper.make_node("Gemm", ["flat", "w"], ["out"], transB=1)]
+    shapes = [("data", ["N", 3, SIZE, SIZE]), ("out", ["N", 16])]
+    data, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes)
+    graph = helper.make_graph(nodes, "faces", [data], [out], [numpy_helper.from_array(weight, "w")])
+    path = tmp_path / "projection.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    return path
+
+
+def test_models_of_both_kinds_side_by_side(checkpoint, onnx_model, bins, tmp_path, capsys, cache):
+    report = tmp_path / "report"
+    models = [checkpoint, f"other={onnx_model}"]
+    assert main([*models, "--targets", f"lfw={bins[1]}", "--report", str(report), "--compare", "paper"]) == 0
+    heading, ours, other, published, _ = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["target", "model", "pairs"]
+    assert [ours.split()[1], other.split()[1]] == ["model,0", "other"]
+    assert ours.split()[2:6] == other.split()[2:6], "scaling does not change a cosine"
+    assert published.split() == ["lfw", "Partial", "FC", "(paper)", "99.83"]
+    mxnet, converted = (metrics_of(report / "report.json", "lfw", model) for model in ("model,0", "other"))
+    assert converted["XNorm"]["value"] == pytest.approx(mxnet["XNorm"]["value"] * 128 / 127.5, rel=1e-4)
+    names = {path.name for path in report.iterdir()}
+    assert {"report.md", "report.csv", "roc-lfw.png", "worst-pairs-lfw-other.png", "scores-lfw-model-0.png"} <= names
+    assert len(list(cache.iterdir())) == 4, "two views of two models"
+
+
+def test_a_second_run_reads_what_the_first_kept(checkpoint, bins, tmp_path, capsys, caplog):
+    command = [checkpoint, "--val", str(bins[1])]
+    with caplog.at_level("INFO"):
+        assert main([*command, "--no-cache"]) == 0
+        assert not (tmp_path / "cache").exists()
+        assert main([*command, "--cache-directory", str(tmp_path / "kept")]) == 0
+        assert "come from" not in caplog.text
+        assert main([*command, "--cache-directory", str(tmp_path / "kept")]) == 0
+        assert f"embeddings of model,0 come from {tmp_path / 'kept'}" in caplog.text
+    tables = capsys.readouterr().out.split("target ")
+    assert tables[1] == tables[2] == tables[3]
+
+
+def test_help_for_targets(checkpoint, capsys):
+    assert main([checkpoint, "--targets", "help"]) == 0
+    text = capsys.readouterr().out
+    assert "ytf=PATH  splits.txt of YouTube Faces" in text and "    images=  " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["{model}", "{model}", "--targets", "lfw={easy}"], "each model must have a name of its own"),
+        (["{tmp}/none.onnx", "--targets", "lfw={easy}"], "none.onnx is not there"),
+        (["{tmp}/text.onnx", "--targets", "lfw={easy}"], "text.onnx is not an ONNX model"),
+        (["{model}", "--targets", "lfw={easy}", "lfw={easy}"], "each target must have a name of its own .* lfw, lfw"),
+        (["{model}", "--targets", "lwf={easy}"], "no kind of target 'lwf': known are "),
+        (["{model}", "--targets", "lfw={easy}", "--mean", "many"], "one number or three"),
+        (["{model}", "--targets", "lfw={easy}", "--output", "fc9"], "has no output 'fc9'"),
+        (["{model}", "--targets", "lfw={tmp}/pairs.txt,images={tmp}"], "4 of its 4 images are not there: .*a_0001"),
+    ],
+)
+def test_one_sentence_for_targets_and_models(checkpoint, bins, tmp_path, capsys, arguments, reason):
+    (tmp_path / "text.onnx").write_text("text")
+    (tmp_path / "pairs.txt").write_text("1 1\na 1 2\nb 1 c 1\n")
+    assert main([a.format(model=checkpoint, tmp=tmp_path, easy=bins[0]) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.strip().splitlines()
+    assert captured.out == "" and line.startswith("error: ")
+    assert re.search(reason, line), line
+
+
+def test_something_to_evaluate_on_is_needed(checkpoint, capsys):
+    with pytest.raises(SystemExit) as error:
+        main([checkpoint])
+    assert error.value.code == 2
+    assert "name what to evaluate on" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from partial_fc.data.align import align
 from partial_fc.data.decode import DecodeError, decode
 from partial_fc.data.source import ImageSource
 
@@ -142,8 +143,6 @@ def load_pixels(images: Images, index: int, image_size: int) -> np.ndarray:
     try:
         if images.landmarks_N52 is None:
             return decode(encoded, (image_size, image_size))
-        from partial_fc.data.align import align
-
         return align(decode(encoded), images.landmarks_N52[index], image_size)
     except DecodeError as error:
         raise ValueError(f"{images.where(index)} {error}") from error

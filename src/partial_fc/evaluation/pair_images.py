@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from partial_fc.data.align import read_landmarks
 from partial_fc.data.list_source import read_list
 from partial_fc.data.records import RecordSource
 from partial_fc.evaluation.images import NAMED_AT_MOST, ImageFiles, Images, RecordImages
@@ -42,27 +43,6 @@ def open_images(name: str, paths: Sequence[str], images: Path, landmarks: Path |
     files = [_find_file(images / path) for path in paths]
     points = None if landmarks is None else _landmarks_of(name, paths, landmarks)
     return ImageFiles(name, files, points)
-
-
-def read_landmarks(path: Path) -> dict[str, np.ndarray]:
-    """`PATH x1 y1 … x5 y5` a line, as (5, 2) float32 by path.
-
-    Raises:
-        ValueError: a line is of another form.
-    """
-    points = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        words = line.replace(",", " ").split()
-        if not words:
-            continue
-        try:
-            numbers = np.array(words[-10:], np.float32)
-        except ValueError:
-            numbers = np.empty(0, np.float32)
-        if len(words) < 11 or not np.isfinite(numbers).all() or len(numbers) != 10:
-            raise ValueError(f"{path}: line {number} must be `PATH x1 y1 … x5 y5`")
-        points[" ".join(words[:-10])] = numbers.reshape(5, 2)
-    return points
 
 
 def _find_file(path: Path) -> Path:
