@@ -37,7 +37,7 @@ from partial_fc.evaluation.distractor_search import search_distractors  # noqa: 
 from partial_fc.evaluation.identification import find_mates, rank_rates, search, tpir_at_fpir  # noqa: E402
 from partial_fc.evaluation.negative_scores import negative_scores, operating_points  # noqa: E402
 from partial_fc.evaluation.pair_scores import PairPlan, pair_scores  # noqa: E402
-from partial_fc.evaluation.score_blocks import TILE, normalize_rows, score_tiles, tiles_of, upper_tiles  # noqa: E402
+from partial_fc.evaluation.score_blocks import normalize_rows, score_tiles, tiles_of, upper_tiles  # noqa: E402
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 ALONE = SingleProcess()
@@ -167,11 +167,12 @@ def ijbc_1_1(sizes: Sizes) -> Problem:
     mates = slice(0, sizes.probes)
     first[mates], second[mates] = subject[sizes.enrolled :], np.arange(sizes.enrolled, len(unit_TD))
     is_same = subject[first] == subject[second]
-    plan = PairPlan(len(unit_TD), first, second, TILE)
+    plan = PairPlan(len(unit_TD), first, second)  # a part of reading the list
+    is_same = is_same[plan.order_P]
     left_AD, right_BD = unit_TD[plan.rows], unit_TD[plan.columns]
 
     def run() -> None:
-        scores = pair_scores(unit_TD, first, second, ALONE, "ijbc")
+        scores = pair_scores(unit_TD, plan, ALONE, "ijbc")
         negatives = scores[~is_same]
         operating_points(scores[is_same], negative_scores(lambda: [negatives], len(negatives), FARS, ALONE, "ijbc"))
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from partial_fc.collectives import SingleProcess, run_thread_ranks
 from partial_fc.evaluation.all_pairs import all_pairs
 from partial_fc.evaluation.distractor_search import search_distractors
-from partial_fc.evaluation.pair_scores import pair_scores
+from partial_fc.evaluation.pair_scores import PairPlan, pair_scores
 from partial_fc.evaluation.score_blocks import normalize_rows, score_tiles, tiles_of, upper_tiles
 from partial_fc.testing_scores import largest_tar, megaface_rank_1, split_pairs
 
@@ -58,9 +58,11 @@ def test_listed_pairs(ranks, tile):
     rng = np.random.default_rng(3)
     rows = whole_numbers(4, 61)
     first, second = rng.integers(0, 40, 500), rng.integers(20, 61, 500)
-    for scores in run_thread_ranks(ranks, lambda c: pair_scores(rows, first, second, c, "x", tile=tile)):
+    plan = PairPlan(61, first, second, tile=tile)
+    assert sorted(plan.order_P.tolist()) == list(range(500))
+    for scores in run_thread_ranks(ranks, lambda c: pair_scores(rows, plan, c, "x")):
         assert scores.dtype == np.float32
-        assert scores.tolist() == [float(rows[a] @ rows[b]) for a, b in zip(first, second, strict=True)]
+        assert scores.tolist() == [float(rows[first[p]] @ rows[second[p]]) for p in plan.order_P]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

@@ -12,6 +12,7 @@ import numpy as np
 
 from partial_fc.collectives import together
 from partial_fc.evaluation.embedder import Embedder
+from partial_fc.evaluation.embedding import contiguous_share
 from partial_fc.evaluation.identification import (
     find_mates,
     insightface_tpir,
@@ -21,7 +22,6 @@ from partial_fc.evaluation.identification import (
 )
 from partial_fc.evaluation.ijb_lists import (
     GALLERIES,
-    PairList,
     SubjectList,
     places_of,
     read_images,
@@ -30,7 +30,7 @@ from partial_fc.evaluation.ijb_lists import (
 )
 from partial_fc.evaluation.images import ImageFiles
 from partial_fc.evaluation.negative_scores import negative_scores, operating_points
-from partial_fc.evaluation.pair_scores import pair_scores
+from partial_fc.evaluation.pair_scores import PairPlan, pair_scores
 from partial_fc.evaluation.rates import far_metrics, roc_curve
 from partial_fc.evaluation.targets import Curve, Metric, Settings, Target, TargetKind, TargetResult, TargetSpec
 from partial_fc.evaluation.templates import template_features, weigh_images
@@ -63,13 +63,14 @@ class IjbTarget(Target):
         prefix = str(meta / spec.kind)
         self._list = read_images(Path(f"{prefix}_face_tid_mid.txt"), Path(f"{prefix}_name_5pts_score.txt"))
         known_T = np.unique(self._list.template_N)
-        self._pairs: PairList | None = None
+        self._plan: PairPlan | None = None
         self._galleries: list[SubjectList] = []
         self._probes: SubjectList | None = None
         if protocol in ("both", "1:1"):
-            self._pairs = read_pairs(Path(f"{prefix}_template_pair_label.txt"))
-            for templates in (self._pairs.first_P, self._pairs.second_P):
-                places_of(templates, known_T, f"{spec.kind}_template_pair_label.txt")
+            pairs, name = read_pairs(Path(f"{prefix}_template_pair_label.txt")), f"{spec.kind}_template_pair_label.txt"
+            places = [places_of(templates, known_T, name) for templates in (pairs.first_P, pairs.second_P)]
+            self._plan = PairPlan(len(known_T), *places)
+            self._is_same_P = pairs.is_same_P[self._plan.order_P]
         if protocol in ("both", "1:N"):
             names = [f"{prefix}_1N_gallery_{gallery}.csv" for gallery in GALLERIES[spec.kind]]
             self._galleries = [read_subjects(Path(name)) for name in names]
@@ -98,20 +99,19 @@ class IjbTarget(Target):
         counts = {"images": len(self._images), "templates": len(template_T)}
         metrics: list[Metric] = []
         curves: list[Curve] = []
-        if self._pairs is not None:
-            self._verify(template_T, unit_TD, embedder, settings, counts, metrics, curves)
+        if self._plan is not None:
+            self._verify(unit_TD, embedder, settings, counts, metrics, curves)
         if self._probes is not None:
             self._identify(template_T, unit_TD, embedder, counts, metrics, curves)
         return TargetResult(self.name, self.kind, self._protocol(flip), counts, tuple(metrics), tuple(curves))
 
-    def _verify(self, template_T, unit_TD, embedder: Embedder, settings: Settings, counts, metrics, curves) -> None:
-        pairs, collectives = self._pairs, embedder.collectives
-        first_P, second_P = (places_of(one, template_T, self.name) for one in (pairs.first_P, pairs.second_P))
-        scores_P = pair_scores(unit_TD, first_P, second_P, collectives, self.name)
-        positives_P = np.sort(scores_P[pairs.is_same_P])
-        share = scores_P[~pairs.is_same_P]
-        negatives = len(share)
-        own = share[collectives.rank :: collectives.size]
+    def _verify(self, unit_TD, embedder: Embedder, settings: Settings, counts, metrics, curves) -> None:
+        collectives = embedder.collectives
+        scores_P = pair_scores(unit_TD, self._plan, collectives, self.name)
+        positives_P = np.sort(scores_P[self._is_same_P])
+        negatives_P = scores_P[~self._is_same_P]
+        negatives = len(negatives_P)
+        own = negatives_P[contiguous_share(negatives, collectives.rank, collectives.size)]
         below = negative_scores(lambda: [own], negatives, settings.target_fars, collectives, f"{self.name}.pairs")
         metrics += far_metrics(operating_points(positives_P, below))
         curves += roc_curve(positives_P, below)

@@ -81,8 +81,8 @@ class HighestScores:
     def _shrink(self) -> None:
         if not self._kept:
             return
-        scores = np.concatenate(self._kept)
-        if len(scores) >= self._keep:
+        scores = np.concatenate(self._kept) if len(self._kept) > 1 else self._kept[0]
+        if len(scores) > self._keep:
             scores = np.partition(scores, len(scores) - self._keep)[len(scores) - self._keep :]
             self._bound = scores[0]  # the pivot: none of the others is lower
         self._kept, self._count = [scores], len(scores)
@@ -150,10 +150,8 @@ def _by_tail(
     with together(collectives, f"{name}.scores"):  # blocks may come from files
         for block in blocks():
             highest.add(block)
-    merged = HighestScores(keep)
-    for part in collectives.gather_objects(highest.descending(), f"{name}.highest"):
-        merged.add(part)
-    scores = merged.descending()
+    parts = collectives.gather_objects(highest.descending(), f"{name}.highest")
+    scores = parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))[::-1][:keep]
     assert len(scores) == keep, (len(scores), keep, negatives)
     ascending = scores[::-1]
     found = []
