@@ -1,5 +1,7 @@
 """Checkpoints load when graph and parameters belong together, and say what is wrong when they do not."""
 
+import json
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -175,6 +177,58 @@ def test_files_must_be_there_and_be_what_they_should(tmp_path):
     (tmp_path / "model-symbol.json").unlink()
     with pytest.raises(FileNotFoundError, match="model-symbol.json, which the model"):
         load_model(checkpoint, mx.cpu(), 2)
+
+
+def test_the_form_of_pixels_comes_from_options(tmp_path, images_BHWC):
+    graph = small_graph(normalise=False)
+    parameters = random_parameters(graph)
+    checkpoint = save(tmp_path, graph, parameters)
+    plain = load_model(checkpoint, mx.cpu(), 3)
+    assert "does not normalise" in str(plain.form)
+    np.testing.assert_allclose(plain.embed(images_BHWC), forward(graph, parameters, images_BHWC), rtol=1e-4)
+    options = ModelOptions(colour="bgr", mean=(100.0, 110.0, 120.0), std=(64.0,))
+    pixels_BHWC = (images_BHWC[..., ::-1].astype(np.float32) - [100, 110, 120]) / 64
+    told = load_model(checkpoint, mx.cpu(), 3, options)
+    np.testing.assert_allclose(told.embed(images_BHWC), forward(graph, parameters, pixels_BHWC), rtol=1e-3, atol=1e-4)
+
+
+def test_the_form_of_pixels_and_the_size_come_from_attributes(tmp_path, images_BHWC):
+    graph = small_graph(normalise=False)
+    parameters = random_parameters(graph)
+    checkpoint = save(tmp_path, graph, parameters)
+    path = tmp_path / "model-symbol.json"
+    nodes = json.loads(path.read_text())
+    (data,) = (node for node in nodes["nodes"] if node["name"] == "data")
+    data["attrs"] = {"__mean__": "127.5", "__std__": "128", "__image_size__": str(SIZE)}
+    path.write_text(json.dumps(nodes))
+    told = load_model(checkpoint, mx.cpu(), 3)
+    assert (told.image_size, told.form.said_by) == (SIZE, "the model's attributes")
+    pixels_BHWC = (images_BHWC.astype(np.float32) - 127.5) / 128
+    np.testing.assert_allclose(told.embed(images_BHWC), forward(graph, parameters, pixels_BHWC), rtol=1e-3, atol=1e-4)
+    data["attrs"]["__mean__"] = "dark"
+    path.write_text(json.dumps(nodes))
+    with pytest.raises(ValueError, match="one number or three"):
+        load_model(checkpoint, mx.cpu(), 3)
+
+
+def test_a_graph_that_normalises_is_seen(tmp_path):
+    graph = small_graph()
+    assert "graph normalises" in str(load_model(save(tmp_path, graph, random_parameters(graph)), mx.cpu(), 1).form)
+    data = mx.sym.BatchNorm(mx.sym.identity(mx.sym.Variable("data")), name="bn_data")
+    graph = mx.sym.FullyConnected(data, num_hidden=3, name="fc1")
+    assert "graph normalises" in str(load_model(save(tmp_path, graph, random_parameters(graph)), mx.cpu(), 1).form)
+
+
+def test_another_output_can_be_named(tmp_path, images_BHWC):
+    graph = small_graph()
+    parameters = random_parameters(graph)
+    checkpoint = save(tmp_path, graph, parameters)
+    model = load_model(checkpoint, mx.cpu(), 3, ModelOptions(output="pre_fc1_output"))
+    before = graph.get_internals()["pre_fc1_output"]
+    kept = {name: value for name, value in parameters.items() if name.split(":")[1] in before.list_inputs()}
+    np.testing.assert_allclose(model.embed(images_BHWC), forward(before, kept, images_BHWC), rtol=1e-4)
+    with pytest.raises(ValueError, match="no output 'fc9': its last are .*fc1_output"):
+        load_model(checkpoint, mx.cpu(), 3, ModelOptions(output="fc9"))
 
 
 def test_a_published_model(shared_data, images_BHWC):

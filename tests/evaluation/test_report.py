@@ -132,6 +132,6 @@ def test_files_and_pictures(evaluated, tmp_path):
     plot = cv2.imread(str(tmp_path / "new" / "report" / "roc-lfw.png"))
     assert plot.shape[0] > 400 and plot.std() > 10, "something is drawn"
     rows = (tmp_path / "new" / "report" / "roc-lfw.csv").read_text().splitlines()
-    assert rows[0] == "model,x,y" and rows[3] == "x,0.001,0.9" and len(rows) == 9
+    assert rows[0] == "model,far,tar" and rows[3] == "x,0.001,0.9" and len(rows) == 9
     text = (tmp_path / "new" / "report" / "report.md").read_text()
     assert "![Worst pairs: lfw, y/z](worst-pairs-lfw-y-z.png)" in text

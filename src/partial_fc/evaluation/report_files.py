@@ -18,6 +18,7 @@ from partial_fc.evaluation.published import Published
 from partial_fc.evaluation.report import Evaluated, csv_report, json_report, markdown_report
 from partial_fc.evaluation.targets import Curve
 
+_COLUMNS = {"roc": ("far", "tar"), "cmc": ("rank", "rate"), "dir": ("fpir", "tpir")}
 _TITLES = {"roc": "ROC", "cmc": "Cumulative match", "dir": "Open-set identification"}
 
 
@@ -69,7 +70,7 @@ def _picture_files(evaluated: Sequence[Evaluated]) -> tuple[dict[str, bytes], li
             ]
             title = f"{_TITLES[kind]}: {target}"
             add(title, _file_name(kind, target) + ".png", draw_curves(kind, curves, title))
-            files[_file_name(kind, target) + ".csv"] = _curves_csv(curves)
+            files[_file_name(kind, target) + ".csv"] = _curves_csv(kind, curves)
         for one in evaluated:
             result = one.results[place]
             name = f"{target}, {one.model}"
@@ -82,10 +83,10 @@ def _picture_files(evaluated: Sequence[Evaluated]) -> tuple[dict[str, bytes], li
     return files, pictures
 
 
-def _curves_csv(curves: Sequence[tuple[str, Curve]]) -> bytes:
+def _curves_csv(kind: str, curves: Sequence[tuple[str, Curve]]) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["model", "x", "y"])
+    writer.writerow(["model", *_COLUMNS[kind]])
     for model, curve in curves:
         writer.writerows([model, repr(float(x)), repr(float(y))] for x, y in zip(curve.x_K, curve.y_K, strict=True))
     return out.getvalue().encode()
