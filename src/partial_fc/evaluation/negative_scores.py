@@ -28,6 +28,7 @@ CURVE_SCORES = 1 << 17
 
 BINS = 1 << 16
 _COLLECTED_AT_ONCE = 1 << 22
+_SAMPLE_STRIDE = 61
 
 Blocks = Callable[[], Iterable[np.ndarray]]
 """Gives a rank's blocks, the same at each call."""
@@ -66,6 +67,8 @@ class HighestScores:
     def add(self, scores: np.ndarray) -> None:
         """Takes a block in. Once `keep` scores are held none at or below the lowest of them can matter."""
         flat = scores.reshape(-1)
+        if self._bound == -np.inf and len(flat) > 2 * self._keep:
+            self._bound = _bound_by_sample(flat, self._keep)
         above = flat[flat > self._bound]
         if len(above):
             self._kept.append(above)
@@ -86,6 +89,16 @@ class HighestScores:
             scores = np.partition(scores, len(scores) - self._keep)[len(scores) - self._keep :]
             self._bound = scores[0]  # the pivot: none of the others is lower
         self._kept, self._count = [scores], len(scores)
+
+
+def _bound_by_sample(scores: np.ndarray, keep: int) -> np.float32:
+    """A bound with at least `keep` scores above it and, with luck, few more; −inf where the luck fails."""
+    sample = scores[:: min(_SAMPLE_STRIDE, max(1, keep // 64))]
+    place = len(sample) - 1 - int(1.1 * keep * len(sample) / len(scores) + 16)
+    if place < 0:
+        return np.float32(-np.inf)
+    bound = np.partition(sample, place)[place]
+    return bound if np.count_nonzero(scores > bound) >= keep else np.float32(-np.inf)
 
 
 def negative_scores(

@@ -32,6 +32,7 @@ class PairPlan:
         across = -(-len(self.columns) // tile)
         all_tiles = tiles_of(len(self.rows), len(self.columns), size=tile)
         row_P, offset_P = np.divmod(first_P, np.int32(tile))
+        by_row_P = np.argsort(offset_P.astype(np.uint16 if tile <= 1 << 16 else np.int32), kind="stable")
         column_P, column_in_tile_P = np.divmod(second_P, np.int32(tile))
         widths = np.full(across, tile, np.int32)
         widths[-1] = len(self.columns) - (across - 1) * tile
@@ -40,7 +41,9 @@ class PairPlan:
         tile_P = row_P.astype(np.int64) * across + column_P
         # NumPy sorts integers of 16 bits by counting.
         tile_P = tile_P.astype(np.uint16 if len(all_tiles) <= 1 << 16 else np.int64)
-        self.order_P = np.argsort(tile_P, kind="stable").astype(np.uint32)
+        # Row after row inside a tile, so that its scores are picked in the order in which they lie.
+        self.order_P = by_row_P[np.argsort(tile_P[by_row_P], kind="stable")].astype(np.uint32)
+        del by_row_P
         self._offset_P = offset_P[self.order_P]
         counts = np.bincount(tile_P, minlength=len(all_tiles))
         held = np.flatnonzero(counts)
