@@ -53,7 +53,7 @@ from partial_fc.data.synthetic_faces import write_synthetic_faces
 WAYS = "decode_only decode_2 rec_1 rec_2 lmdb_2 folder_2 processes_1 processes_2 plain".split()
 SIDE = 112
 FACES = {"identities": 128, "images_per_identity": 20, "held_out_identities": 20, "pairs": 20}
-IMAGES_A_TASK = 16  # of a process; the loader's own number
+IMAGES_A_TASK = 32  # of a process; the same as a thread takes here
 ATTEMPTS = 40
 
 Way = Callable[[], int]  # goes over the images of a round, and returns how many these were

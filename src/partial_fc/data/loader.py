@@ -1,7 +1,8 @@
 """Batches of decoded images, made by a pool of threads ahead of their use.
 
 Threads, not processes: reading and decoding leave Python's lock, which is then free for nine tenths of the
-time, and threads write their pixels where they are wanted, with nothing to send or copy.
+time, and threads write their pixels where they are wanted. Processes take no lock, and hand their batches over
+by a copy out of shared memory and messages: `benchmarks/data.py` measures both, and two threads are the faster.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from partial_fc.data.source import ImageSource
 log = logging.getLogger("partial_fc")
 
 _REPLACED_LIMIT = 0.01  # of the images that a rank reads in an epoch
-_IMAGES_A_TASK = 16  # a task costs some 30 µs, an image of 112×112 some 90
+# A task costs some 30 µs and an image of 112×112 some 115; the steps of 32 images at once stay in the caches.
+_IMAGES_A_TASK = (8, 32)  # at least, at most: a batch for all threads, where it is large enough
 
 
 class _Pending(NamedTuple):
@@ -76,6 +78,8 @@ class TrainingLoader:
         self._augmentation = augmentation
         self._augmenter = Augmenter(augmentation, order.seed)
         self._prefetch = prefetch
+        least, most = _IMAGES_A_TASK
+        self._images_a_task = min(max(-(-batch_size // threads), least), most)
         self._max_replaced = int(_REPLACED_LIMIT * batch_size * self._order.updates_per_epoch)
         self.replaced = 0
         self._replaced_in_epoch = 0
@@ -158,8 +162,8 @@ class TrainingLoader:
         images_BHWC = np.empty((size, *self.image_size, 3), np.uint8)
         batch = Batch(images_BHWC, np.empty(size, np.int64), epoch, position, indices_B)
         tasks = [
-            self._pool.submit(self._fill, batch, draws_B, mirrored_B, slice(start, start + _IMAGES_A_TASK))
-            for start in range(0, size, _IMAGES_A_TASK)
+            self._pool.submit(self._fill, batch, draws_B, mirrored_B, slice(start, start + self._images_a_task))
+            for start in range(0, size, self._images_a_task)
         ]
         self._pending.append(_Pending(batch, tasks))
         self._next_start = self._order.update_at(epoch, position + self._order.global_batch)
