@@ -64,39 +64,48 @@ class Embedder:
         """
         views = (IMAGE, MIRROR) if flip else (IMAGE,)
         content = list_digest(images, self.collectives) if self.cache is not None else ""
-        views_ND = self._load(images, views, content)
-        missing = [mirrored for mirrored in views if mirrored not in views_ND]
-        if not missing:
-            return np.stack([views_ND[mirrored] for mirrored in views])
-        computed_VND = embed_images(
+        embeddings_VND: np.ndarray | None = None
+        missing = []
+        for place, mirrored in enumerate(views):
+            kept_ND = self._load(images, mirrored, content)
+            if kept_ND is None:
+                missing.append(place)
+                continue
+            if embeddings_VND is None:
+                embeddings_VND = np.empty((len(views), *kept_ND.shape), np.float32)
+            embeddings_VND[place] = kept_ND
+        if missing:
+            computed_VND = self._compute(images, [views[place] for place in missing])
+            self._save([views[place] for place in missing], content, computed_VND)
+            if embeddings_VND is None:
+                return computed_VND
+            embeddings_VND[missing] = computed_VND
+        return embeddings_VND
+
+    def _compute(self, images: Images, views: Sequence[bool]) -> np.ndarray:
+        embeddings_VND = embed_images(
             images,
             self.model.embed,
             image_size=self.model.image_size,
             batch_size=self.model.batch_size,
             collectives=self.collectives,
-            views=missing,
+            views=views,
         )
         with together(self.collectives, f"check.{images.name}"):
-            check_embeddings(images, computed_VND)
-        self._save(missing, content, computed_VND)
-        if len(missing) == len(views):
-            return computed_VND
-        views_ND |= dict(zip(missing, computed_VND, strict=True))
-        return np.stack([views_ND[mirrored] for mirrored in views])
+            check_embeddings(images, embeddings_VND)
+        return embeddings_VND
 
-    def _load(self, images: Images, views: Sequence[bool], content: str) -> dict[bool, np.ndarray]:
-        """What the cache of rank 0 has, on every rank, by view."""
-        views_ND: dict[bool, np.ndarray] = {}
-        for mirrored in views if self.cache is not None else ():
-            own_ND = None
-            if self.collectives.rank == 0:
-                own_ND = self.cache.load(cache_key(self.digest, mirrored, content))
-            embeddings_ND = from_first_rank(own_ND, f"cache.{images.name}", self.collectives)
-            if embeddings_ND is not None:
-                views_ND[mirrored] = embeddings_ND
-        if views_ND and self.collectives.rank == 0:
-            logger.info("%s: embeddings of %s come from %s", images.name, self.name, self.cache.directory)
-        return views_ND
+    def _load(self, images: Images, mirrored: bool, content: str) -> np.ndarray | None:
+        """What the cache of rank 0 has of a view, on every rank."""
+        if self.cache is None:
+            return None
+        own_ND = None
+        if self.collectives.rank == 0:
+            own_ND = self.cache.load(cache_key(self.digest, mirrored, content))
+            if own_ND is not None:
+                what = "mirrors" if mirrored else "images"
+                logger.info("%s: embeddings of the %s by %s come from the cache", images.name, what, self.name)
+        return from_first_rank(own_ND, f"cache.{images.name}", self.collectives)
 
     def _save(self, views: Sequence[bool], content: str, embeddings_VND: np.ndarray) -> None:
         if self.cache is not None and self.collectives.rank == 0:

@@ -40,7 +40,8 @@ class OnnxModel:
     The input is its only one that is no initialiser, (N, 3, S, S) or (N, S, S, 3); the embedding its only output, or
     the one that is named. Where the file fixes N, that is the batch size. Pixels come as 0 to 255 where the graph
     subtracts, divides or normalises them before anything else, otherwise as the file's metadata says, otherwise as
-    (pixel − 127.5) / 127.5, which is what InsightFace does with such files.
+    (pixel − 127.5) / 127.5, which is what InsightFace does with such files. Runs on the GPU `device` where the
+    installed onnxruntime is one for GPUs.
 
     Attributes:
         batch_size: B.
@@ -53,10 +54,10 @@ class OnnxModel:
         OSError: it cannot be read.
     """
 
-    def __init__(self, path: Path, batch_size: int, options: ModelOptions) -> None:
+    def __init__(self, path: Path, batch_size: int, options: ModelOptions, device: int = 0) -> None:
         self._path = path
         graph = _read_graph(path)
-        self._session = _open_session(path)
+        self._session = _open_session(path, device)
         attributes = self._session.get_modelmeta().custom_metadata_map
         shape = self._find_input()
         self._takes_rows_first = shape[3] == 3 and shape[1] != 3
@@ -132,12 +133,13 @@ def _read_graph(path: Path) -> onnx.GraphProto:
     return model.graph
 
 
-def _open_session(path: Path) -> onnxruntime.InferenceSession:
+def _open_session(path: Path, device: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
     options.log_severity_level = 3
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+    providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device}))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except _ONNXRUNTIME_ERRORS as error:

@@ -63,7 +63,7 @@ def open_model(
         raise ValueError(f"the batch size must be at least 1, but is {batch_size}")
     if model.is_onnx:
         model.files()
-        return OnnxModel(Path(model.text), batch_size, options)
+        return OnnxModel(Path(model.text), batch_size, options, context.device_id)
     return load_model(model.text, context, batch_size, options)
 
 
