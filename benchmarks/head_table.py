@@ -2,19 +2,21 @@
 
     python benchmarks/head_table.py [--steps 11] [--only TEXT]
 
-Writes ``benchmarks/results/head.csv`` and prints the table as Markdown.
+Writes ``benchmarks/results/head.csv`` and prints the table as Markdown. ``--only`` measures a part of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from results import write_results
+from results import DIRECTORY, machine, versions, write_results
 
 HEAD = Path(__file__).with_name("head.py")
 
@@ -60,23 +62,31 @@ def measure(ranks: int, options: str, steps: int) -> dict[str, object]:
     return json.loads(output.stdout.splitlines()[-1])
 
 
+def measured_here() -> dict[str, dict[str, str]]:
+    """The rows of the file by case, as far as they were measured on this kind of machine, with these versions."""
+    path = DIRECTORY / "head.csv"
+    conditions = {name: str(value) for name, value in (machine() | versions()).items()}
+    with path.open(newline="", encoding="utf-8") if path.exists() else io.StringIO() as file:
+        return {row["case"]: row for row in csv.DictReader(file) if conditions.items() <= row.items()}
+
+
 def main() -> int:
     """Measures every case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=11, help="timed steps of each kind (%(default)s)")
-    parser.add_argument("--only", default="", help="the cases whose name holds this text; writes no file")
+    parser.add_argument("--only", default="", help="the cases whose name holds this text; the file keeps the others")
     arguments = parser.parse_args()
     print("| | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS), flush=True)
-    rows = []
+    rows = {}
     for name, ranks, options in CASES:
         if arguments.only not in name:
             continue
         figures = measure(ranks, options, arguments.steps)
-        rows.append({"case": name} | {key: value for key, value in figures.items() if key != "collectives"})
+        rows[name] = {"case": name} | {key: value for key, value in figures.items() if key != "collectives"}
         cells = ["" if figures[column] is None else f"{figures[column]:.4g}" for column in COLUMNS]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    if not arguments.only:
-        print(f"\nwrote {write_results('head', rows)}")
+    rows = measured_here() | rows
+    print(f"\nwrote {write_results('head', [rows[name] for name, _, _ in CASES if name in rows])}")
     return 0
 
 
