@@ -317,7 +317,7 @@ class TestVerify:
     @pytest.mark.parametrize(
         ("kind", "message"),
         [
-            ("an image that is none", "image .* of bad: its 8 bytes"),
+            ("an image that is none", "image .* of bad is neither JPEG nor PNG: 8 bytes"),
             ("pairs of one kind", "^bad: .*pairs of both kinds"),
             ("fewer pairs than folds", "^bad: .* not 10 of 3 pairs"),
         ],
