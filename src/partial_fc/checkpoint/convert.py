@@ -49,8 +49,8 @@ def convert(directory: Path, output: Path, *, classes: int, update: int = 0, mod
         files: dict[str, Facts] = {}
         spans: dict[str, tuple[int, int]] = {}
         for rank, weight in enumerate(weights):
-            name, first = rank_file(CENTERS, rank, ranks), rank * rows
-            stop = max(first, min(first + rows, classes))
+            name, first = rank_file(CENTERS, rank, ranks), min(rank * rows, classes)
+            stop = min(first + rows, classes)
             momentum = weight.with_name(f"{rank}_centers_mom.param")
             for path in (weight, momentum):
                 with ParamsFile(path) as file:
