@@ -22,6 +22,7 @@ LEVELS = [
     ("partial_fc.center_storage", -1),
     ("partial_fc.augmentation", -1),
     ("partial_fc.exit_status", -1),
+    ("partial_fc.log_files", -1),
     ("partial_fc.config_f2c", -1),
     ("partial_fc.paper", 0),
     ("symbol*", 0),

@@ -1,6 +1,8 @@
 """SGD with momentum for the backbone's parameters, many to one MXNet operation.
 
     m ← μ·m − η·(clip·g/scale + λ·w)        w ← w + m
+
+With Nesterov's momentum, as PyTorch has it, w ← w + μ·m − η·(clip·g/scale + λ·w) in place of the last.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ class SGD:
         momentum: μ.
         weight_decay: λ.
         decay_everything: False leaves biases, BatchNorm parameters and PReLU slopes without weight decay.
+        nesterov: Nesterov's momentum; an MXNet operation a parameter, for there is none for many.
 
     Attributes:
         momenta: name → m.
@@ -32,9 +35,11 @@ class SGD:
         momentum: float,
         weight_decay: float,
         decay_everything: bool = True,
+        nesterov: bool = False,
     ) -> None:
         self._parameters = parameters
         self._momentum = momentum
+        self._nesterov = nesterov
         self._weight_decay = {
             name: weight_decay if decay_everything or not name.endswith(_UNDECAYED_SUFFIXES) else 0.0
             for name in parameters
@@ -49,6 +54,9 @@ class SGD:
         clip_factor: float = 1.0,
     ) -> None:
         """One step on all parameters; ``gradients`` are those of loss·loss_scale, and count clip_factor times."""
+        if self._nesterov:
+            self._update_nesterov(gradients, learning_rate, clip_factor / loss_scale)
+            return
         names = list(self._parameters)
         for first in range(0, len(names), _GROUP_SIZE):
             group = names[first : first + _GROUP_SIZE]
@@ -65,4 +73,13 @@ class SGD:
                 rescale_grad=clip_factor / loss_scale,
                 num_weights=len(group),
                 out=[self._parameters[name] for name in group],
+            )
+
+    def _update_nesterov(self, gradients: dict[str, mx.nd.NDArray], learning_rate: float, factor: float) -> None:
+        for name, weight in self._parameters.items():
+            # In place, MXNet's own weight decay would take the new weights into the momentum.
+            gradient = gradients[name] * factor + self._weight_decay[name] * weight
+            momentum = self.momenta[name]
+            mx.nd.nag_mom_update(
+                weight, gradient, momentum, lr=learning_rate, wd=0.0, momentum=self._momentum, out=weight
             )

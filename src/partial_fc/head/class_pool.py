@@ -14,6 +14,7 @@ Legend: N features of a gathered batch, Q slots, Q_k of this rank, D embedding s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mxnet as mx
@@ -35,7 +36,7 @@ class _Undo:
     uses: int
     slot_U: np.ndarray
     pointer_U: np.ndarray
-    rows: list[tuple[nd.NDArray, nd.NDArray] | None]  # of each prototype: this rank's rows, and what they held
+    rows: list[tuple[np.ndarray, nd.NDArray] | None]  # of each prototype: this rank's rows, and what they held
 
 
 class ClassPool:
@@ -54,6 +55,7 @@ class ClassPool:
         pointer_Q: (Q,) uint8, the prototype that the next use of a present identity writes.
         prototypes: two (Q_k, D) float32, the rank's rows of prototype 0 and of prototype 1.
         context: where they are.
+        before_change: called with rows of this rank (distinct, int64) before a prototype of theirs changes.
         first_slot, count: the rank's slots are [first_slot, first_slot + count).
 
     Raises:
@@ -90,6 +92,7 @@ class ClassPool:
             rows = initial_rows(seed, self.first_slot + number, embedding_size)
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
             self.prototypes[0][start : start + len(number)] = nd.array(rows, ctx=self.context)
+        self.before_change: Callable[[np.ndarray], None] | None = None
         self._undo: _Undo | None = None
 
     def try_update(self, identity_N: np.ndarray, feature_ND: nd.NDArray) -> np.ndarray:
@@ -150,19 +153,30 @@ class ClassPool:
         """Which of some slots this rank holds, bool."""
         return (slots >= self.first_slot) & (slots < self.first_slot + self.count)
 
+    def put_rows(self, rows: np.ndarray, prototypes: Sequence[np.ndarray]) -> None:
+        """Takes both prototypes, (n, D) each, of some of this rank's rows from a checkpoint."""
+        for number, values in enumerate(prototypes):
+            if values.shape != (len(rows), self.embedding_size):
+                raise ValueError(f"a saved prototype has the shape {values.shape}, not (rows, {self.embedding_size})")
+            self._copy_rows(number, rows, nd.array(values, ctx=self.context, dtype="float32"))
+
     def _write(
         self, prototype: int, slots: np.ndarray, source: np.ndarray, feature_ND: nd.NDArray
-    ) -> tuple[nd.NDArray, nd.NDArray] | None:
+    ) -> tuple[np.ndarray, nd.NDArray] | None:
         """Writes features to this rank's rows among some distinct slots; the rows and what they held."""
         own = self.own(slots)
         if not own.any():
             return None
-        rows = nd.array(slots[own] - self.first_slot, ctx=self.context, dtype="int64")
-        before = nd.take(self.prototypes[prototype], rows)
-        new = nd.take(feature_ND, nd.array(source[own], ctx=self.context, dtype="int64"))
-        self._copy_rows(prototype, rows, new)
+        rows = slots[own] - self.first_slot
+        before = nd.take(self.prototypes[prototype], self._index(rows))
+        self._copy_rows(prototype, rows, nd.take(feature_ND, self._index(source[own])))
         return rows, before
 
-    def _copy_rows(self, prototype: int, rows: nd.NDArray, values: nd.NDArray) -> None:
+    def _copy_rows(self, prototype: int, rows: np.ndarray, values: nd.NDArray) -> None:
+        if self.before_change is not None:
+            self.before_change(rows)
         stored = self.prototypes[prototype]
-        nd.contrib.index_copy(stored, rows, values, out=stored)
+        nd.contrib.index_copy(stored, self._index(rows), values, out=stored)
+
+    def _index(self, rows: np.ndarray) -> nd.NDArray:
+        return nd.array(rows, ctx=self.context, dtype="int64")

@@ -1,0 +1,75 @@
+"""The parts of a run with F²C, made as its configuration says."""
+
+from __future__ import annotations
+
+import mxnet as mx
+
+from partial_fc.backbone import Backbone
+from partial_fc.collectives import Collectives
+from partial_fc.config import RunConfig
+from partial_fc.config_f2c import pool_slots
+from partial_fc.gallery import Gallery
+from partial_fc.head.chunk import LOGITS_SHARE, choose_logits_chunk, free_memory
+from partial_fc.head.class_pool import ClassPool
+from partial_fc.head.f2c import DEFAULT_BLOCK_SLOTS, F2C
+from partial_fc.head.f2c_margin import F2CMargin, SVMargin
+from partial_fc.head.margin import Margin
+
+
+def make_f2c_head(config: RunConfig, collectives: Collectives, context: mx.Context, identities: int) -> F2C:
+    """The head of one rank.
+
+    Raises:
+        ValueError: a pool with fewer slots than identities in one gathered batch, or than ranks.
+    """
+    samples = config.backbone_batch_size * config.accumulate * collectives.size
+    slots = pool_slots(config.queue_size, identities=identities, samples=samples)
+    pool = ClassPool(
+        max(slots, collectives.size) if isinstance(config.queue_size, str) else slots,
+        config.embedding_size,
+        rank=collectives.rank,
+        ranks=collectives.size,
+        seed=config.seed,
+        context=context,
+    )
+    block_slots = _block_slots(config, samples, pool.count, context, collectives)
+    return F2C(
+        pool,
+        collectives,
+        margin=make_margin(config),
+        scale=config.scale,
+        block_slots=block_slots or DEFAULT_BLOCK_SLOTS,
+        keep_logits=block_slots is None,
+    )
+
+
+def make_margin(config: RunConfig) -> F2CMargin:
+    """The margin that ``--loss`` names."""
+    if config.hard_negatives is None:
+        return F2CMargin(Margin(*config.margins))
+    margin = config.margins[2]
+    return F2CMargin(SVMargin(margin), hard_weight=config.hard_negatives, hard_margin=margin)
+
+
+def make_gallery(config: RunConfig, context: mx.Context, backbone: Backbone) -> Gallery:
+    """The second network of one rank."""
+    return Gallery(
+        backbone.network,
+        backbone.parameters,
+        backbone.statistics,
+        momentum=config.gallery_momentum,
+        context=context,
+        accumulate=config.accumulate,
+    )
+
+
+def _block_slots(
+    config: RunConfig, samples: int, slots: int, context: mx.Context, collectives: Collectives
+) -> int | None:
+    """The slots whose logits are kept at once; None keeps those of all."""
+    if isinstance(config.logits_chunk, int):
+        return config.logits_chunk
+    if config.logits_chunk == "all":
+        return None
+    budget = int(LOGITS_SHARE * free_memory(context, collectives.local_size))
+    return choose_logits_chunk(samples, 2 * slots, budget, DEFAULT_BLOCK_SLOTS)

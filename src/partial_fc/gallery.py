@@ -1,0 +1,79 @@
+"""F²C's second network: a slowly moving copy of the backbone, from whose embeddings the class pool is made.
+
+    g ← μ·g + (1 − μ)·p        once a step, over all parameters, without a gradient
+
+It normalises each batch by the batch's own statistics, as the backbone does while it trains.
+
+Legend: B images, H height and width, D embedding size.
+"""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+
+Named = dict[str, mx.nd.NDArray]
+
+
+class Gallery:
+    """The gallery network of one rank; equal on all ranks, because the backbone is.
+
+    It runs without memory for a backward pass.
+
+    Args:
+        network: the graph of the backbone, of which it is a copy.
+        parameters, statistics: those of the backbone p, by name; the gallery starts with their values.
+        momentum: μ in [0, 1].
+        context: the device.
+        accumulate: K; a batch goes through it in so many parts, as through the backbone.
+
+    Attributes:
+        parameters: name → float32 array.
+        statistics: name → its own BatchNorm's moving mean or variance.
+
+    Raises:
+        ValueError: a momentum out of its range.
+    """
+
+    def __init__(
+        self,
+        network: mx.sym.Symbol,
+        parameters: Named,
+        statistics: Named,
+        *,
+        momentum: float,
+        context: mx.Context,
+        accumulate: int = 1,
+    ) -> None:
+        if not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"the gallery's momentum must lie in [0, 1], but is {momentum}")
+        self._probe = parameters
+        self._momentum = momentum
+        self._context = context
+        self._accumulate = accumulate
+        self.parameters = {name: array.copy() for name, array in parameters.items()}
+        self.statistics = {name: array.copy() for name, array in statistics.items()}
+        self._inputs = network.list_inputs()
+        self._network = mx.nd.CachedOp(network, [("static_alloc", True), ("static_shape", True)])
+
+    def follow(self) -> None:
+        """One step towards the backbone."""
+        for name, array in self.parameters.items():
+            array *= self._momentum
+            array += (1.0 - self._momentum) * self._probe[name]
+
+    def forward(self, images_BHWC: np.ndarray) -> mx.nd.NDArray:
+        """Starts the forward pass; returns its (K·B, D) float32 output without waiting for it.
+
+        Args:
+            images_BHWC: (K·B, H, H, 3) uint8 RGB.
+        """
+        parts = [self._forward_part(images) for images in np.split(images_BHWC, self._accumulate)]
+        return parts[0] if len(parts) == 1 else mx.nd.concat(*parts, dim=0)
+
+    def _forward_part(self, images_BHWC: np.ndarray) -> mx.nd.NDArray:
+        images = mx.nd.array(images_BHWC, ctx=self._context, dtype=np.uint8)
+        arrays = {"data": mx.nd.cast(mx.nd.transpose(images, (0, 3, 1, 2)), dtype="float32")}
+        arrays |= self.parameters | self.statistics
+        with mx.autograd.train_mode():
+            return self._network(*(arrays[name] for name in self._inputs)).copy()
