@@ -154,7 +154,10 @@ def test_no_number_from_a_broken_model(faces, output, reason):
     assert run_thread_ranks(2, run) == [True, True]
 
 
-def test_no_number_from_too_few_pairs(faces):
+def test_no_number_from_too_few_pairs(faces, tmp_path):
+    (tmp_path / "few.txt").write_text("\n".join((faces / "pair_SLLFW.txt").read_text().splitlines()[:12]) + "\n")
+    with pytest.raises(RankError, match="sllfw: there must be 2 folds or more, and a pair for each: not 10 of 6"):
+        evaluate(f"sllfw={tmp_path}/few.txt,images={faces}/images")
     settings = Settings(folds=41, keeps_folds=False)
     with pytest.raises(RankError, match="sllfw: there must be 2 folds or more, and a pair for each: not 41 of 40"):
         evaluate(f"sllfw={faces}/pair_SLLFW.txt,images={faces}/images", settings=settings)

@@ -31,7 +31,8 @@ class PairList:
     Attributes:
         paths: 2P relative paths; pair i is `paths[2i]` and `paths[2i + 1]`.
         is_same: (P,) bool.
-        fold_P: (P,) int64, ascending: the fold that the list gives a pair.
+        fold_P: (P,) int64, ascending: the fold that the list gives a pair; None where it gives none, or has fewer
+            pairs of a kind than folds.
 
     Raises:
         ValueError: there is no pair, or none of one person, or none of two.
@@ -40,10 +41,11 @@ class PairList:
     name: str
     paths: list[str]
     is_same: np.ndarray
-    fold_P: np.ndarray
+    fold_P: np.ndarray | None
 
     def __post_init__(self) -> None:
-        assert len(self.paths) == 2 * len(self.is_same) == 2 * len(self.fold_P)
+        assert len(self.paths) == 2 * len(self.is_same)
+        assert self.fold_P is None or len(self.fold_P) == len(self.is_same)
         if len(self.is_same) == 0:
             raise ValueError(f"{self.name} holds no pairs")
         if self.is_same.all() or not self.is_same.any():
@@ -97,7 +99,7 @@ def read_two_lines(path: Path) -> PairList:
 
 
 def read_sllfw(path: Path) -> PairList:
-    """`pair_SLLFW.txt`: two lines a pair, `NAME/FILE` each; ten folds one after another.
+    """`pair_SLLFW.txt`: two lines a pair, `NAME/FILE` each; its folds one after another.
 
     Raises:
         ValueError: a line has no folder.
@@ -109,11 +111,11 @@ def read_sllfw(path: Path) -> PairList:
         if not all(folders):
             raise ValueError(f"{path}: lines {number} and {number + 1} must be `NAME/FILE` both")
         pairs.append((one, two, folders[0] == folders[1]))
-    return _pair_list(path, pairs, _contiguous_folds(len(pairs)))
+    return _pair_list(path, pairs, None)
 
 
 def read_flagged(path: Path) -> PairList:
-    """`1 PATH PATH` or `PATH PATH 1` a line, apart by blanks, tabs or commas; ten folds one after another.
+    """`1 PATH PATH` or `PATH PATH 1` a line, apart by blanks, tabs or commas; its folds one after another.
 
     Raises:
         ValueError: a line is of another form, or some begin with the flag and some end with it.
@@ -128,7 +130,7 @@ def read_flagged(path: Path) -> PairList:
         if len(words) != 3 or flag not in _FLAGS:
             raise ValueError(f"{path}: line {number} must be `1 PATH PATH` or `PATH PATH 1` (0 or −1: two people)")
         pairs.append((*words[1:], flag == "1"))
-    return _pair_list(path, pairs, _contiguous_folds(len(pairs)))
+    return _pair_list(path, pairs, None)
 
 
 def read_cfp(path: Path, protocol: str) -> PairList:
@@ -246,22 +248,19 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def _contiguous_folds(pairs: int, folds: int = FOLDS) -> np.ndarray:
-    """(P,): the first P mod K folds hold a pair more."""
-    return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(pairs), folds)])
-
-
 def _in_tenths(path: Path, pairs: Sequence[tuple[str, str, bool]], label_P: np.ndarray) -> PairList:
     """Folds of lists that have all pairs of one person first: a tenth of each kind."""
     fold_P = np.empty(len(pairs), np.int64)
-    for kind in (label_P > 0, label_P == 0):
-        of_kind = np.flatnonzero(kind)
-        of_kind = of_kind[np.argsort(label_P[of_kind], kind="stable")]
-        fold_P[of_kind] = _contiguous_folds(len(of_kind))
+    kinds = [np.flatnonzero(kind) for kind in (label_P > 0, label_P == 0)]
+    for of_kind in kinds:
+        parts = np.array_split(of_kind[np.argsort(label_P[of_kind], kind="stable")], FOLDS)
+        for fold, part in enumerate(parts):
+            fold_P[part] = fold
     order = np.lexsort((np.arange(len(pairs)), label_P == 0, fold_P))
-    return _pair_list(path, [pairs[i] for i in order], fold_P[order])
+    has_folds = all(len(of_kind) >= FOLDS for of_kind in kinds)
+    return _pair_list(path, [pairs[i] for i in order], fold_P[order] if has_folds else None)
 
 
-def _pair_list(path: Path, pairs: Sequence[tuple[str, str, bool]], fold_P: np.ndarray) -> PairList:
+def _pair_list(path: Path, pairs: Sequence[tuple[str, str, bool]], fold_P: np.ndarray | None) -> PairList:
     paths = [image for one, two, _ in pairs for image in (one, two)]
     return PairList(str(path), paths, np.array([is_same for *_, is_same in pairs], bool), fold_P)
