@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -10,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from mxboard import SummaryWriter
 from tqdm import tqdm
 
 from partial_fc.backbone import Backbone
@@ -20,6 +18,7 @@ from partial_fc.checkpoint import Checkpointer, PartState, SavedPart
 from partial_fc.collectives import Collectives
 from partial_fc.evaluation.verification import VerificationResult, verify_set
 from partial_fc.evaluation.verification_set import VerificationSet
+from partial_fc.log_files import LogFiles
 from partial_fc.trainer import StepReport
 
 logger = logging.getLogger("partial_fc")
@@ -81,16 +80,11 @@ class Log:
 
     def __init__(self, directory: Path, max_update: int, collectives: Collectives, resumed_update: int = 0) -> None:
         self.speaks = collectives.rank == 0
-        self._file: TextIO | None = None
+        self._files: LogFiles | None = None
         self._bar: tqdm | None = None
         if not self.speaks:
             return
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "log.jsonl"
-        kept = _lines_until(path, resumed_update)
-        self._file = path.open("w", buffering=1, encoding="utf-8")
-        self._file.writelines(kept)
-        self._board = SummaryWriter(logdir=str(directory / "tensorboard"), verbose=False)
+        self._files = LogFiles(directory, resumed_update)
         # mpirun gives rank 0 a terminal whatever its own output goes to: run.sh looks there, and tells.
         wanted = os.environ.get("PARTIAL_FC_PROGRESS", "bar" if sys.stderr.isatty() else "lines")
         if wanted == "bar":
@@ -113,42 +107,14 @@ class Log:
             self._bar.write(line, file=sys.stdout)
         else:
             print(line, flush=True)
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        for tag, value in _numbers(record):
-            self._board.add_scalar(tag=tag, value=value, global_step=record["update"])
+        self._files.write(record)
 
     def close(self) -> None:
         """Ends the bar and writes what is still in memory."""
         if self._bar is not None:
             self._bar.close()
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
-
-
-def _lines_until(path: Path, update: int) -> list[str]:
-    """The lines of a log that tell of updates up to this one."""
-    if update == 0 or not path.is_file():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # a line that was cut short
-            continue
-        if isinstance(record, dict) and isinstance(record.get("update"), int) and record["update"] <= update:
-            kept.append(line + "\n")
-    return kept
-
-
-def _numbers(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    numbers = []
-    for name, value in record.items():
-        if isinstance(value, dict):
-            numbers += _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and name != "update":
-            numbers.append((prefix + name, float(value)))
-    return numbers
+        if self._files is not None:
+            self._files.close()
 
 
 class LogProgress:
