@@ -11,7 +11,7 @@ import mxnet as mx
 import numpy as np
 
 from partial_fc.backbone import Backbone
-from partial_fc.checkpoint import AUTO, Checkpointer, Part, SavedCheckpoint, find_checkpoint, new_mark
+from partial_fc.checkpoint import AUTO, Checkpointer, Part, SavedCheckpoint, find_checkpoint, new_mark, open_checkpoint
 from partial_fc.checkpoint.fine_tune import CentersStart, read_identities, same_labels
 from partial_fc.checkpoint.tools import classes_of
 from partial_fc.collectives import Collectives, together
@@ -78,17 +78,14 @@ def start_centers(
         RankError: on every rank: a file is damaged, or does not fit this run.
     """
     assert config.centers is not None
-    checkpoint: SavedCheckpoint | None = None
+    checkpoint = open_checkpoint(config.centers, collectives)
     old_C: np.ndarray | None = None
-    with together(collectives, "fine-tune.checkpoint"):
-        checkpoint = SavedCheckpoint(config.centers, collectives.rank, collectives.size)
-        checkpoint.verify(collectives.local_rank, collectives.local_size)
+    with together(collectives, "fine-tune.identities"):
         old_classes, _ = classes_of(checkpoint)
         if config.identities is None:
             old_C = same_labels(num_classes, old_classes)
         else:
             old_C = read_identities(config.identities, num_classes, old_classes)
-    assert checkpoint is not None
     assert old_C is not None
     start = CentersStart(centers, old_C, collectives)
     start.put_old(checkpoint)

@@ -191,7 +191,8 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
     assert str(tmp_path) in done[published:]
     for name in BACKBONE_FILES:
         (copied,) = (i for i, act in enumerate(done) if isinstance(act, tuple) and act[1] == str(tmp_path / name))
-        assert published < done.index(done[copied][0]) < copied, "the copy is synced before it takes the name"
+        assert done.index(done[copied][0]) < copied, "the copy is synced before it takes the name"
+        assert published < copied, "it is the newest one's"
 
 
 class TestMachines:

@@ -11,7 +11,7 @@ Files are written into a directory of another name and synced; it gets its name 
 """
 
 from partial_fc.checkpoint.directory import RunMark, find_updates
-from partial_fc.checkpoint.find import AUTO, find_checkpoint
+from partial_fc.checkpoint.find import AUTO, find_checkpoint, open_checkpoint
 from partial_fc.checkpoint.manifest import MANIFEST, Manifest, read_manifest
 from partial_fc.checkpoint.reader import SavedCheckpoint
 from partial_fc.checkpoint.run_parts import run_parts
@@ -34,6 +34,7 @@ __all__ = [
     "find_checkpoint",
     "find_updates",
     "new_mark",
+    "open_checkpoint",
     "read_manifest",
     "run_parts",
 ]

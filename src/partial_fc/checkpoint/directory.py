@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from partial_fc.checkpoint.files import SummedFile, replace_by_copy, replace_json, sync_directory
+from partial_fc.checkpoint.files import SummedFile, copy_beside, replace_json, sync_directory
 from partial_fc.checkpoint.manifest import MANIFEST, read_manifest
 
 RUN_FILE = "run.json"
@@ -105,6 +105,7 @@ def clean(directory: Path) -> None:
 def publish(partial: Path, final: Path, deployed: bool = True) -> None:
     """Gives a complete directory its name, and its backbone, where ``deployed``, the place of the newest one."""
     sync_directory(partial)
+    copies = [copy_beside(partial / name, final.parent / name) for name in DEPLOYED if deployed]  # all that needs room
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if final.exists():
@@ -112,8 +113,8 @@ def publish(partial: Path, final: Path, deployed: bool = True) -> None:
     os.replace(partial, final)
     sync_directory(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-    for name in DEPLOYED if deployed else ():
-        replace_by_copy(final / name, final.parent / name)
+    for copy, name in zip(copies, DEPLOYED, strict=False):
+        os.replace(copy, final.parent / name)
     sync_directory(final.parent)
 
 

@@ -113,13 +113,17 @@ def replace_json(path: Path, value: Any) -> None:
     sync_directory(path.parent)
 
 
-def replace_by_copy(source: Path, target: Path) -> None:
-    """Puts a copy of a file in place of the one of that name, or leaves that one as it is."""
+def copy_beside(source: Path, target: Path) -> Path:
+    """A copy of a file, on the disk, under a name from which one move brings it to ``target``."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copyfile(source, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
+    try:
+        shutil.copyfile(source, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def sync_directory(directory: Path) -> None:

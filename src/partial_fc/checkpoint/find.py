@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from partial_fc.checkpoint.directory import clean, find_updates, read_mark
 from partial_fc.checkpoint.reader import SavedCheckpoint
+from partial_fc.checkpoint.task import slowly_together
 from partial_fc.collectives import Collectives, RankError, together
 
 logger = logging.getLogger("partial_fc")
@@ -32,11 +34,11 @@ def find_checkpoint(request: str, directory: Path, collectives: Collectives) -> 
         if collectives.local_rank == 0:
             clean(directory)
     if request != AUTO:
-        return _open(Path(request), collectives)
+        return open_checkpoint(Path(request), collectives)
     candidates = _candidates(directory, collectives)
     for number, candidate in enumerate(candidates):
         try:
-            return _open(candidate, collectives)
+            return open_checkpoint(candidate, collectives)
         except RankError as error:
             if number == len(candidates) - 1:
                 raise
@@ -65,7 +67,12 @@ def _candidates(directory: Path, collectives: Collectives) -> list[Path]:
     return candidates
 
 
-def _open(directory: Path, collectives: Collectives) -> SavedCheckpoint:
+def open_checkpoint(directory: Path, collectives: Collectives) -> SavedCheckpoint:
+    """Opens and verifies a checkpoint; every rank calls it, and reads through a share of its machine's files.
+
+    Raises:
+        RankError: on every rank, when it is damaged, or not the same on all machines.
+    """
     checkpoint: SavedCheckpoint | None = None
     with together(collectives, "resume.manifest"):
         checkpoint = SavedCheckpoint(directory, collectives.rank, collectives.size)
@@ -73,6 +80,6 @@ def _open(directory: Path, collectives: Collectives) -> SavedCheckpoint:
     updates = collectives.gather_objects((checkpoint.manifest.update, checkpoint.manifest.run), "resume.same")
     if len(set(updates)) > 1:
         raise RankError(f"{directory} is not the same checkpoint on all machines")
-    with together(collectives, "resume.verify"):
-        checkpoint.verify(collectives.local_rank, collectives.local_size)
+    share = partial(checkpoint.verify, collectives.local_rank, collectives.local_size)
+    slowly_together(share, collectives, "resume.verify")
     return checkpoint

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
-import threading
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import mxnet as mx
 
 from partial_fc.checkpoint.directory import (
     RunMark,
@@ -33,12 +29,12 @@ from partial_fc.checkpoint.rank_files import RankFiles
 from partial_fc.checkpoint.reader import SavedCheckpoint
 from partial_fc.checkpoint.snapshot import CopyBudget
 from partial_fc.checkpoint.state import Part
+from partial_fc.checkpoint.task import Task
 from partial_fc.collectives import Collectives, RankError, together
 
 logger = logging.getLogger("partial_fc")
 
 DEFAULT_MEMORY = 1 << 30
-_NICENESS = 10  # Linux has it by thread: training's threads come first
 
 
 class Checkpointer:
@@ -204,7 +200,10 @@ class Checkpointer:
         if self._publishes:
             manifest.write(save.partial)
             publish(save.partial, update_directory(self._directory, save.update))
-            remove_old(self._directory, self._run, self._keep)
+            try:
+                remove_old(self._directory, self._run, self._keep)
+            except OSError as error:  # the new one is there all the same
+                logger.warning("an old checkpoint cannot be removed: %s", error)
 
 
 class _Answer:
@@ -231,11 +230,11 @@ class _Save:
         self.publishing = False
         self._values = values
         self._written: dict[str, Facts] = {}
-        self.task = _Task(self._write)
+        self.task = Task(self._write)
 
     def publish(self, function: Callable[[], None]) -> None:
         self.publishing = True
-        self.task = _Task(function)
+        self.task = Task(function)
 
     def answer(self) -> _Answer:
         if not self.task.done:
@@ -252,38 +251,6 @@ class _Save:
         finally:
             self.budget.give_up()
             self.files.end()
-
-
-class _Task:
-    """A function on a thread of its own, which the process does not wait for."""
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function = function
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-        self._thread.start()
-
-    @property
-    def done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def wait(self) -> None:
-        self._thread.join()
-
-    def error(self) -> str | None:
-        """What went wrong with the disk; anything else is raised, for nobody foresaw it."""
-        if self._error is None:
-            return None
-        if isinstance(self._error, OSError | mx.MXNetError):
-            return str(self._error).strip().splitlines()[-1]
-        raise self._error
-
-    def _run(self) -> None:
-        try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-            self._function()
-        except BaseException as error:  # it is raised again, in the thread that asks
-            self._error = error
 
 
 def new_mark(checkpoint: SavedCheckpoint | None, directory: Path, auto: bool, collectives: Collectives) -> RunMark:

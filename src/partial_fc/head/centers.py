@@ -225,6 +225,9 @@ class ClassCenters:
             if name in arrays and arrays[name].shape != (len(rows_B), d):
                 shape = arrays[name].shape
                 raise ValueError(f"the saved {name} of class centers has the shape {shape}, not (rows, {d})")
+        for name in ("inverse_norm", "scale"):
+            if name in arrays and arrays[name].size != len(rows_B):
+                raise ValueError(f"the saved {name} of class centers has not one number a row")
         for store in self.stores:
             begin, end = np.searchsorted(rows_B, [store.first, store.first + len(store)])
             if begin < end:
