@@ -52,16 +52,29 @@ class CompareBackbones:
 
     Args:
         every_updates: 0 never compares.
+        save_every_updates: compares before each save too, so that no checkpoint holds what differs; 0: no saves.
+        last_update: compares at this one, too, for what is saved at the end.
     """
 
-    def __init__(self, every_updates: int, backbone: Backbone, collectives: Collectives) -> None:
+    def __init__(
+        self,
+        every_updates: int,
+        backbone: Backbone,
+        collectives: Collectives,
+        save_every_updates: int = 0,
+        last_update: int | None = None,
+    ) -> None:
         self._every = every_updates
+        self._save_every = save_every_updates
+        self._last = last_update
         self._backbone = backbone
         self._collectives = collectives
 
     def after_update(self, report: StepReport) -> bool:
         """Raises RanksDifferError, on every rank."""
-        if self._every and report.update % self._every == 0 and self._collectives.size > 1:
+        periods = [period for period in (self._every, self._save_every) if period]
+        due = any(report.update % period == 0 for period in periods) or report.update == self._last
+        if self._every and due and self._collectives.size > 1:
             compare_arrays(self._backbone.parameters, self._collectives, f"after update {report.update}")
         return True
 

@@ -14,6 +14,7 @@ no more bytes than the file has. Deep nesting costs no recursion.
 from __future__ import annotations
 
 import io
+import os
 import math
 import pickletools
 import re
@@ -69,8 +70,10 @@ def read_plain_pickle(path: str | Path) -> Any:
     """
     path = Path(path)
     with path.open("rb") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
+        size = os.fstat(file.fileno()).st_size
+        # No more is asked for than is there: Python takes the memory before it reads.
+        content = file.read(size) if size <= MAX_FILE_BYTES else b""
+    if size > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than {MAX_FILE_BYTES >> 30} GiB: it is not read as a pickle")
     try:
         return _Machine(content).run()
