@@ -25,6 +25,7 @@ from partial_fc.head.centers import CenterBlock, ClassCenters, LoadedBlock
 from partial_fc.head.kernels import BlockTargets, SoftmaxState, TargetColumns, UpdateRule
 from partial_fc.head.kernels.select import select_kernels
 from partial_fc.head.margin import Margin
+from partial_fc.head.normalization import normalize, through_normalization
 from partial_fc.head.partition import ClassPartition
 from partial_fc.head.sampler import sample_rows
 from partial_fc.head.softmax import MergedSoftmax, merge_softmax
@@ -191,7 +192,7 @@ class PartialFC:
         x_ND = self._collectives.all_gather(embedding_BD, "head.embeddings")
         n = x_ND.shape[0]
         assert n == len(sample.columns.column_N), (x_ND.shape, len(sample.columns.column_N))
-        unit_ND, inverse_norm_N1 = _normalize(x_ND)
+        unit_ND, inverse_norm_N1 = normalize(x_ND)
         scaled_ND = unit_ND * self.scale
         state = SoftmaxState(*(self._buffers.get(part, 0, (n,)) for part in ("max", "sum", "target logit")))
         self._kernels.start(state)
@@ -255,7 +256,7 @@ class PartialFC:
         unit_gradient_ND *= self.scale / n
         own_BD = self._collectives.reduce_scatter(unit_gradient_ND, "head.embedding_gradients")
         own = slice(self._collectives.rank * own_BD.shape[0], (self._collectives.rank + 1) * own_BD.shape[0])
-        return _through_normalization(own_BD, pending.unit_ND[own], pending.inverse_norm_N1[own])
+        return through_normalization(own_BD, pending.unit_ND[own], pending.inverse_norm_N1[own])
 
     def _loaded(self, sample: SampledClasses, number: int) -> LoadedBlock:
         """A block's rows: those on the way since the labels were known, or loaded now, where the last but one were."""
@@ -275,18 +276,3 @@ class PartialFC:
 
     def _on_device(self, values_N: np.ndarray) -> mx.nd.NDArray:
         return mx.nd.array(values_N, ctx=self._context, dtype="float32")
-
-
-def _normalize(x_ND: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
-    """x/|x| and 1/|x|; an embedding of zeros has no direction: both are 0."""
-    squares_N1 = mx.nd.sum(mx.nd.square(x_ND), axis=1, keepdims=True)
-    inverse_N1 = mx.nd.where(squares_N1 == 0, mx.nd.zeros_like(squares_N1), mx.nd.rsqrt(squares_N1))
-    return mx.nd.broadcast_mul(x_ND, inverse_N1), inverse_N1
-
-
-def _through_normalization(
-    gradient_BD: mx.nd.NDArray, unit_BD: mx.nd.NDArray, inverse_norm_B1: mx.nd.NDArray
-) -> mx.nd.NDArray:
-    """From the gradient by x/|x| to that by x: (g − <g, x̂> x̂)/|x|."""
-    along_B1 = mx.nd.sum(gradient_BD * unit_BD, axis=1, keepdims=True)
-    return mx.nd.broadcast_mul(gradient_BD - mx.nd.broadcast_mul(unit_BD, along_B1), inverse_norm_B1)
