@@ -1,4 +1,4 @@
-"""What a checkpoint costs training: the step that starts a save beside a normal one, and the save itself; one rank of it.
+"""What a checkpoint costs training: the step that starts a save beside a normal one, and the save itself; one rank.
 
     mpirun -np 2 python benchmarks/checkpoint.py                  200,000 identities, D = 512
     mpirun -np 2 python benchmarks/checkpoint.py --sample-ratio 0.1 --memory-mib 64
@@ -97,6 +97,7 @@ def measure(options: argparse.Namespace, collectives: Collectives, directory: Pa
     checkpoints = Checkpointer(
         directory, parts, dict, collectives, RunMark("benchmark"), keep=1, memory=options.memory_mib << 20
     )
+    checkpoints.prepare()
     for _ in range(3):
         timed_step(trainer, checkpoints)
     normal, starting, during, seconds = [], [], [], []

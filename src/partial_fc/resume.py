@@ -61,6 +61,8 @@ def open_checkpoints(
         keep=config.keep,
         memory=config.save_memory_mib << 20,
     )
+    if config.save_every_updates:
+        checkpoints.prepare()
     return checkpoints, checkpoint is not None
 
 

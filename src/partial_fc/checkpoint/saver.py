@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from partial_fc.checkpoint.directory import (
     RunMark,
     partial_directory,
@@ -27,7 +29,7 @@ from partial_fc.checkpoint.files import Facts
 from partial_fc.checkpoint.manifest import Manifest
 from partial_fc.checkpoint.rank_files import RankFiles
 from partial_fc.checkpoint.reader import SavedCheckpoint
-from partial_fc.checkpoint.snapshot import CopyBudget
+from partial_fc.checkpoint.snapshot import CopyBudget, CopyMemory
 from partial_fc.checkpoint.state import Part
 from partial_fc.checkpoint.task import Task
 from partial_fc.collectives import Collectives, RankError, together
@@ -74,8 +76,9 @@ class Checkpointer:
         self._collectives = collectives
         self._run = mark.run
         self._keep = keep
-        self._memory = memory
+        self._memory = CopyMemory(memory)
         self._active: _Save | None = None
+        self._prepared: Task | None = None
         self.newest: Path | None = None
         self.newest_update: int | None = None
         self._publisher = _find_publisher(directory, mark.run, collectives)
@@ -102,6 +105,8 @@ class Checkpointer:
                     "faster disk", self._active.update, update,
                 )  # fmt: skip
             self._finish(required=False)
+        while self._prepared is not None and not self._prepared.done:
+            self._prepared.wait()
         budget = CopyBudget(self._memory)
         states = {name: part.state() for name, part in self._parts.items()}
         files = RankFiles(
@@ -113,6 +118,14 @@ class Checkpointer:
         )
         values = {name: state.values for name, state in states.items()}
         self._active = _Save(update, files, budget, values, partial_directory(self._directory, update, self._run))
+
+    def prepare(self) -> None:
+        """Takes the memory for copies before the first save needs it; on a thread, and nobody waits for it."""
+        tables = [table for part in self._parts.values() for table in part.state().rows if table.watch is not None]
+        size = sum(
+            array.size * np.dtype(array.dtype).itemsize for table in tables for array in table.arrays.values()
+        )
+        self._prepared = Task(lambda: self._memory.prepare(size))
 
     def poll(self) -> None:
         """Takes a save under way a step further where its ranks are ready; after each update.

@@ -21,35 +21,89 @@ import numpy as np
 from partial_fc.checkpoint.state import RowBlock, RowTable
 
 BLOCK_BYTES = 1 << 22
-_SLAB_BYTES = 1 << 25  # numpy asks for large pages where an array is 4 MiB or more, and fresh small ones are dear
+_LARGEST_SLAB = 1 << 25  # numpy asks for large pages where an array is 4 MiB or more
 _ALIGNMENT = 64
 
 
-class CopyBudget:
-    """The memory for rows that are copied ahead of their being written, on one rank.
+class _Slab:
+    """A piece of memory from which copies take theirs, one behind the other; free again when the last has gone."""
+
+    def __init__(self, size: int) -> None:
+        self.memory = np.empty(size, np.uint8)
+        self.end = 0
+        self.copies = 0
+
+
+class CopyMemory:
+    """The memory for copies, on one rank: kept from save to save, because fresh pages cost more than the copies.
 
     Args:
         limit: bytes; a single copy may be larger when it is alone.
-
-    Attributes:
-        condition: held while rows are claimed; notified when memory is given back.
-        peak: the most bytes that were in use at once.
-        waits: how often training had to wait.
     """
 
     def __init__(self, limit: int) -> None:
-        self.condition = threading.Condition()
-        self.peak = 0
-        self.waits = 0
         self._limit = limit
-        self._used = 0
-        self._slab = np.empty(0, np.uint8)
-        self._slab_used = 0
+        self._slab_bytes = max(min(limit // 16, _LARGEST_SLAB), 1)
+        self._slabs: list[_Slab] = []
+
+    @property
+    def bytes(self) -> int:
+        """What it takes at present."""
+        return sum(len(slab.memory) for slab in self._slabs)
+
+    def prepare(self, size: int) -> None:
+        """Takes what so many bytes of copies need, within the limit, and touches its pages."""
+        while self.bytes + self._slab_bytes <= min(self._limit, size + self._slab_bytes):
+            slab = _Slab(self._slab_bytes)
+            slab.memory.fill(0)
+            self._slabs.append(slab)
+
+    def take(self, size: int) -> tuple[_Slab, np.ndarray] | None:
+        """Memory for one copy, or None when there is none within the limit."""
+        slab = next((slab for slab in self._slabs if slab.end + size <= len(slab.memory)), None)
+        if slab is None:
+            needed = max(size, self._slab_bytes)
+            if self.bytes + needed > self._limit:
+                self._slabs = [slab for slab in self._slabs if slab.copies]
+                if self._slabs and self.bytes + needed > self._limit:
+                    return None
+            slab = _Slab(needed)
+            self._slabs.append(slab)
+        memory = slab.memory[slab.end : slab.end + size]
+        slab.end += -(-size // _ALIGNMENT) * _ALIGNMENT
+        slab.copies += 1
+        return slab, memory
+
+    def give_back(self, slab: _Slab) -> None:
+        slab.copies -= 1
+        if slab.copies == 0:
+            slab.end = 0
+
+    def forget(self) -> None:
+        """No copy is in use any more: after a save, however it ended."""
+        for slab in self._slabs:
+            slab.end = slab.copies = 0
+
+
+class CopyBudget:
+    """Who may take of that memory in one save, and who waits.
+
+    Attributes:
+        condition: held while rows are claimed; notified when memory is given back.
+        memory: what copies are taken from.
+        waits: how often training had to wait.
+    """
+
+    def __init__(self, memory: CopyMemory | int) -> None:
+        self.condition = threading.Condition()
+        self.memory = CopyMemory(memory) if isinstance(memory, int) else memory
+        self.memory.forget()
+        self.waits = 0
         self._given_up = False
 
     @property
     def given_up(self) -> bool:
-        """Whether the save has failed, so that nothing needs to be copied any more."""
+        """Whether the save has failed or ended, so that nothing needs to be copied any more."""
         return self._given_up
 
     def give_up(self) -> None:
@@ -58,25 +112,9 @@ class CopyBudget:
             self._given_up = True
             self.condition.notify_all()
 
-    def fits(self, size: int) -> bool:
-        return self._used == 0 or self._used + size <= self._limit
-
-    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Memory for one array; the caller holds the condition, and gives the bytes back by :meth:`give_back`."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        start = -(-self._slab_used // _ALIGNMENT) * _ALIGNMENT
-        if start + size > len(self._slab):
-            self._slab, start = np.empty(max(_SLAB_BYTES, size), np.uint8), 0
-        self._slab_used = start + size
-        self._used += size
-        self.peak = max(self.peak, self._used)
-        return self._slab[start : start + size].view(dtype).reshape(shape)
-
-    def give_back(self, size: int) -> None:
+    def give_back(self, slab: _Slab) -> None:
         with self.condition:
-            self._used -= size
-            if self._used == 0:
-                self._slab = np.empty(0, np.uint8)  # the memory goes when the last copy in it has gone
+            self.memory.give_back(slab)
             self.condition.notify_all()
 
 
@@ -86,7 +124,7 @@ class _Copy:
 
     row_n: np.ndarray
     arrays: dict[str, tuple[mx.nd.NDArray, np.ndarray]]
-    bytes: int
+    slab: _Slab
     blocks: int
 
 
@@ -101,7 +139,6 @@ class TableSnapshot:
     def __init__(self, table: RowTable, budget: CopyBudget, block_rows: int | None = None) -> None:
         self._table = table
         self._budget = budget
-        self._bytes_per_row = sum(_row_bytes(array) for array in table.arrays.values())
         widest = max(_row_bytes(array) for array in table.arrays.values())
         self._block_rows = block_rows or max(1, BLOCK_BYTES // widest)
         self._exists_R = None if table.exists_R is None else table.exists_R.copy()
@@ -140,9 +177,8 @@ class TableSnapshot:
                 left = np.flatnonzero(~self._done_R[rows])
                 if len(left) == 0:
                     return
-                if budget.fits(len(left) * self._bytes_per_row):
-                    row_n = left + (rows.start or 0) if isinstance(rows, slice) else np.sort(rows[left])
-                    self._copy(row_n)
+                row_n = left + (rows.start or 0) if isinstance(rows, slice) else np.sort(rows[left])
+                if self._copy(row_n):
                     return
                 budget.waits += 1
                 budget.condition.wait()
@@ -187,28 +223,38 @@ class TableSnapshot:
         copy.blocks -= 1
         if copy.blocks == 0:
             copy.arrays = {}
-            self._budget.give_back(copy.bytes)
+            self._budget.give_back(copy.slab)
 
     def _copy_everything(self) -> None:
+        """Without regard to the bound: what is not watched is small."""
+        memory = CopyMemory(1 << 62)
         with self._budget.condition:
             for start in range(0, len(self._table), self._block_rows):
                 row_n = start + np.flatnonzero(~self._done_R[start : start + self._block_rows])
                 if len(row_n):
-                    self._copy(row_n)
+                    self._copy(row_n, memory)
 
-    def _copy(self, row_n: np.ndarray) -> None:
-        """Pushes the copies of ascending rows; the caller holds the condition."""
+    def _copy(self, row_n: np.ndarray, memory: CopyMemory | None = None) -> bool:
+        """Pushes the copies of ascending rows, unless there is no memory; the caller holds the condition."""
+        sizes = {name: len(row_n) * _row_bytes(array) for name, array in self._table.arrays.items()}
+        aligned = {name: -(-size // _ALIGNMENT) * _ALIGNMENT for name, size in sizes.items()}
+        taken = (memory or self._budget.memory).take(sum(aligned.values()))
+        if taken is None:
+            return False
+        slab, free = taken
         arrays = {}
         for name, array in self._table.arrays.items():
-            memory = self._budget.take((len(row_n), *array.shape[1:]), array.dtype)
-            target = mx.nd.from_numpy(memory, zero_copy=True)
+            piece = free[: sizes[name]].view(array.dtype).reshape(len(row_n), *array.shape[1:])
+            free = free[aligned[name] :]
+            target = mx.nd.from_numpy(piece, zero_copy=True)
             _push_read(array, row_n, target)
-            arrays[name] = (target, memory)
+            arrays[name] = (target, piece)
         self._done_R[row_n] = True
         numbers = np.unique(row_n // self._block_rows)
-        copy = _Copy(row_n, arrays, len(row_n) * self._bytes_per_row, len(numbers))
+        copy = _Copy(row_n, arrays, slab, len(numbers))
         for number in numbers.tolist():
             self._copies[number].append(copy)
+        return True
 
 
 def _row_bytes(array: mx.nd.NDArray) -> int:
