@@ -20,12 +20,16 @@ def make_f2c_head(config: RunConfig, collectives: Collectives, context: mx.Conte
     """The head of one rank.
 
     Raises:
-        ValueError: a pool with fewer slots than identities in one gathered batch, or than ranks.
+        ValueError: a pool with fewer slots than identities in one gathered batch, or than ranks; or one that does not
+            fit in what is free of the device's memory.
     """
     samples = config.backbone_batch_size * config.accumulate * collectives.size
     slots = pool_slots(config.queue_size, identities=identities, samples=samples)
+    if isinstance(config.queue_size, str):
+        slots = max(slots, collectives.size)
+    _check_room(slots, config.embedding_size, context, collectives)
     pool = ClassPool(
-        max(slots, collectives.size) if isinstance(config.queue_size, str) else slots,
+        slots,
         config.embedding_size,
         rank=collectives.rank,
         ranks=collectives.size,
@@ -61,6 +65,16 @@ def make_gallery(config: RunConfig, context: mx.Context, backbone: Backbone) -> 
         context=context,
         accumulate=config.accumulate,
     )
+
+
+def _check_room(slots: int, embedding_size: int, context: mx.Context, collectives: Collectives) -> None:
+    needed = 2 * 4 * -(-slots // collectives.size) * embedding_size
+    free = free_memory(context, collectives.local_size)
+    if needed > free:
+        raise ValueError(
+            f"a rank's part of a pool of {slots} slots takes {needed >> 20} MiB, and {free >> 20} MiB are free for it: "
+            "set --queue-size to less, or start more ranks on more machines"
+        )
 
 
 def _block_slots(

@@ -125,3 +125,8 @@ def test_a_pool_below_a_gathered_batch_is_refused(faces, tmp_path):
     with pytest.raises(RankError, match="holds up to 12, but --queue-size is 11: set it to 12 or more"):
         run(faces, tmp_path, "--queue-size", "11")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_pool_past_the_memory_is_refused(faces, tmp_path):
+    with pytest.raises(RankError, match="a pool of 900000000 slots takes .* MiB, and .* MiB are free"):
+        run(faces, tmp_path, "--queue-size", "900000000")

@@ -119,3 +119,8 @@ def test_more_identities_than_slots_are_refused_and_nothing_changes():
 def test_fewer_slots_than_ranks_are_refused(slots, ranks):
     with pytest.raises(ValueError, match=f"there are {slots} slots for {ranks} ranks: set --queue-size to more"):
         ClassPool(slots, SIZE, ranks=ranks)
+
+
+def test_a_part_that_no_array_holds_is_refused_before_memory_is_taken():
+    with pytest.raises(ValueError, match="2.31 numbers, but 4194304 slots × 512 are more: start more ranks"):
+        ClassPool(2**23, 512, ranks=2)

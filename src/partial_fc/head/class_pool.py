@@ -26,6 +26,7 @@ from partial_fc.head.partition import ClassPartition
 
 nd = mx.nd
 
+LARGEST_ARRAY = 2**31 - 1  # elements of an array of MXNet's
 _ROWS_AT_ONCE = 4096  # of the initial prototypes: their hashes take 8 bytes a number
 
 
@@ -59,7 +60,7 @@ class ClassPool:
         first_slot, count: the rank's slots are [first_slot, first_slot + count).
 
     Raises:
-        ValueError: no slot, or a rank that would own none.
+        ValueError: no slot, a rank that would own none, or a part of a rank that no array holds.
     """
 
     def __init__(
@@ -78,13 +79,18 @@ class ClassPool:
                 f"every rank owns at least one slot of the pool, but there are {slots} slots for {ranks} ranks: "
                 "set --queue-size to more"
             )
-        self.lru = LRU(slots, lru_form)
         partition = ClassPartition(slots, ranks)
         self.slots = slots
         self.embedding_size = embedding_size
         self.first_slot = partition.start(rank)
         self.count = partition.count(rank)
         self.pointer_Q = np.zeros(slots, dtype=np.uint8)
+        if self.count * embedding_size >= LARGEST_ARRAY:
+            raise ValueError(
+                f"a rank's part of the pool must have fewer than 2^31 numbers, but {self.count} slots × "
+                f"{embedding_size} are more: start more ranks, or set --queue-size to less"
+            )
+        self.lru = LRU(slots, lru_form)
         self.context = context if context is not None else mx.cpu()
         self.prototypes = [nd.zeros((self.count, embedding_size), ctx=self.context) for _ in range(2)]
         for start in range(0, self.count, _ROWS_AT_ONCE):
