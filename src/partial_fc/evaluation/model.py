@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -19,6 +18,8 @@ from partial_fc.evaluation.pixel_form import (
     form_from_attributes,
     size_from_attributes,
 )
+from partial_fc.params_file import read_params
+from partial_fc.symbol_file import load_symbol
 
 EMBEDDING_OUTPUT = "fc1_output"
 IMAGE_SIZES = (112, 56, 224, 96, 128, 160, 64, 48, 32)
@@ -98,8 +99,8 @@ def load_model(
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, but is {batch_size}")
     symbol_path, parameters_path = checkpoint_files(checkpoint)
-    graph = _load(symbol_path, "an MXNet symbol", mx.sym.load)
-    parameters = _without_prefixes(parameters_path, _load(parameters_path, "MXNet parameters", mx.nd.load))
+    graph = load_symbol(symbol_path)
+    parameters = _load_parameters(parameters_path)
     options = options or ModelOptions()
     symbol = _embedding_of(graph, symbol_path, options.output)
     _check_names(graph, symbol, parameters, parameters_path)
@@ -132,18 +133,18 @@ def checkpoint_files(checkpoint: str) -> tuple[Path, Path]:
     return files
 
 
-def _load(path: Path, what: str, load: Callable[[str], Any]) -> Any:
-    try:
-        return load(str(path))
-    except (mx.MXNetError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} does not hold {what}") from error
-
-
-def _without_prefixes(path: Path, loaded: Any) -> Parameters:
+def _load_parameters(path: Path) -> Parameters:
     """MXNet writes `arg:NAME` and `aux:NAME`; a graph's names are unique over both."""
-    if not isinstance(loaded, dict) or not loaded:
+    try:
+        loaded = read_params(path)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold MXNet parameters: {error}") from error
+    if not loaded or all(name.isdigit() for name in loaded):  # a list of arrays has their places for names
         raise ValueError(f"{path} does not hold the named parameters of a model")
-    return {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in loaded.items()}
+    return {
+        name.removeprefix("arg:").removeprefix("aux:"): mx.nd.array(array, dtype=array.dtype)
+        for name, array in loaded.items()
+    }
 
 
 def _embedding_of(graph: mx.sym.Symbol, path: Path, wanted: str | None) -> mx.sym.Symbol:

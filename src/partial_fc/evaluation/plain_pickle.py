@@ -14,8 +14,8 @@ no more bytes than the file has. Deep nesting costs no recursion.
 from __future__ import annotations
 
 import io
-import os
 import math
+import os
 import pickletools
 import re
 from collections.abc import Callable
