@@ -13,5 +13,5 @@ export PATH="$root/.venv/bin:$PATH"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ruff check
-shellcheck setup.sh config.sh run.sh tests/run.sh .ci/run
+shellcheck setup.sh config.sh run.sh tests/run.sh tests/soak.sh tests/soak_rank.sh .ci/run
 exec python -m pytest --durations=15 "$@"

@@ -183,6 +183,35 @@ def test_an_error_without_a_message_is_an_error_all_the_same() -> None:
     assert run_thread_ranks(2, fail) == ["rank 0: ValueError"] * 2
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (mx.MXNetError("Traceback (most recent call last):\n  File x.h\nMXNetError: it is so\n"), "it is so"),
+        (mx.MXNetError("MXNetError: Memory allocation failed"), r"out of memory \(Memory allocation failed\): set a"),
+        (mx.MXNetError("std::bad_alloc"), "out of memory"),
+        (MemoryError(), "out of memory .*: set a smaller --batch-size"),
+    ],
+)
+def test_a_machine_too_small_is_told_to_all_in_one_line(error: Exception, text: str) -> None:
+    def fail_on_rank_1(collectives: Collectives) -> str:
+        with pytest.raises(RankError, match=f"^rank 1: {text}") as caught, together(collectives, "network"):
+            if collectives.rank == 1:
+                raise error
+        return str(caught.value)
+
+    (message,) = set(run_thread_ranks(3, fail_on_rank_1))
+    assert "\n" not in message
+
+
+def test_what_horovod_says_of_a_lost_rank_is_called_that() -> None:
+    collectives = SingleProcess()
+    with pytest.raises(PeerLostError, match="waited in 'sum'"), collectives.waiting("sum"):
+        raise mx.MXNetError("Horovod has been shut down. This was caused by an exception on one of the ranks")
+    with pytest.raises(mx.MXNetError, match="another"), collectives.waiting("sum"):
+        raise mx.MXNetError("another error")
+    assert collectives.waits_in == ""
+
+
 def test_together_without_an_error_goes_on() -> None:
     def go_on(collectives: Collectives) -> int:
         with together(collectives, "reading"):

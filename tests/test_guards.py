@@ -34,6 +34,12 @@ class TestClip:
         assert norm == pytest.approx(expected, rel=1e-6)
         assert factor == pytest.approx(min(1.0, max_norm / expected), rel=1e-6)
 
+    def test_as_many_parameters_as_the_largest_network_has(self) -> None:
+        gradients = {f"p{number}": mx.nd.full((3,), number % 7) for number in range(411)}
+        expected = np.sqrt(sum(3.0 * (number % 7) ** 2 for number in range(411)))
+        norm, _ = GradientClip(1.0, SingleProcess()).norm_and_factor(gradients, 1.0)
+        assert norm == pytest.approx(expected, rel=1e-6)
+
     def test_zeros_stay_zeros(self) -> None:
         assert GradientClip(1.0, SingleProcess()).norm_and_factor({"p": mx.nd.zeros((3,))}, 1.0) == (0.0, 1.0)
 

@@ -30,6 +30,10 @@ class PeerLostError(RuntimeError):
     """Another rank went away in the middle of a collective."""
 
 
+# What Horovod says of it, by way of an MXNetError; over MPI it says nothing, and waits.
+_PEER_LOST = re.compile("Horovod has been shut down|gloo|connection reset|connection closed", re.IGNORECASE)
+
+
 @dataclass
 class Traffic:
     """What the collectives of one name carried since the last reset: calls, and bytes sent by this rank."""
@@ -124,6 +128,10 @@ class Collectives(ABC):
         start = time.perf_counter()
         try:
             yield
+        except mx.MXNetError as error:
+            if _PEER_LOST.search(str(error)):
+                raise PeerLostError(f"another rank went away while this one waited in {name!r}") from error
+            raise
         finally:
             self.seconds += time.perf_counter() - start
             self.waits_in = ""
@@ -157,11 +165,11 @@ _OUT_OF_MEMORY = re.compile("out of memory|failed to allocate|bad_alloc|memory a
 
 
 def error_text(error: BaseException) -> str:
-    """What to tell people of an error, in one line; of one in MXNet its first line, without the stack in C++."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = str(error) if not isinstance(error, mx.MXNetError) else next(
-        (line for line in lines if not line.startswith(("Traceback", "[bt]", "Stack trace"))), ""
-    )
+    """What to tell people of an error, in one line; of one in MXNet the message alone, without the C++ around it."""
+    text = str(error)
+    if isinstance(error, mx.MXNetError):
+        *_, text = text.strip().rpartition("MXNetError: ")
+        text = text.splitlines()[0] if text else ""
     if isinstance(error, MemoryError) or (isinstance(error, mx.MXNetError) and _OUT_OF_MEMORY.search(str(error))):
         return f"out of memory ({text or 'the system gives no more'}): set a smaller --batch-size, or --logits-chunk"
     return text or type(error).__name__

@@ -17,6 +17,8 @@ from partial_fc.collectives import Collectives, RankError
 
 Gradients = dict[str, mx.nd.NDArray]
 
+_MOST_ARRAYS = 100  # of one operation: MXNet's over many arrays have room for so many at least
+
 
 class NumbersWentWrongError(RankError):
     """Too many updates in a row were skipped: every rank raises it, at the same update."""
@@ -49,8 +51,9 @@ class GradientClip:
         A norm that float32 cannot hold is infinite, and its factor 0.
         """
         arrays = list(gradients.values())
-        squares = mx.nd.multi_sum_sq(*arrays, num_arrays=len(arrays)).asnumpy().astype(np.float64)
-        total = mx.nd.array([squares.sum()], dtype="float64")
+        groups = [arrays[first : first + _MOST_ARRAYS] for first in range(0, len(arrays), _MOST_ARRAYS)]
+        squares = [mx.nd.multi_sum_sq(*group, num_arrays=len(group)) for group in groups]
+        total = mx.nd.array([sum(part.asnumpy().sum(dtype=np.float64) for part in squares)], dtype="float64")
         with self.collectives.waiting("the gradient's norm"):
             total = self.collectives.all_reduce(total, "backbone.norm", "max").asscalar()
         norm = math.sqrt(total) / loss_scale

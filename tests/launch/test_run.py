@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -264,3 +266,75 @@ def test_real_ranks_get_every_argument(tree):
 def test_fails_when_one_real_rank_fails(tree):
     done = run_real_ranks(tree, '[ "$OMPI_COMM_WORLD_RANK" != 1 ]')
     assert done.returncode != 0
+
+
+# ---- starting again, and ending ----
+
+COUNTING = """#!/usr/bin/env bash
+printf '%s ' "$@" >>"$RECORDS/calls"; echo >>"$RECORDS/calls"
+statuses=({statuses})
+exit "${{statuses[$(($(wc -l <"$RECORDS/calls") - 1))]}}"
+"""
+
+
+def calls(tree) -> list[str]:
+    return (tree.records / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "restarts", "starts", "status"),
+    [
+        ("137 3 0", 5, 3, 0),
+        ("137 137 137", 2, 3, 137),
+        ("4", 0, 1, 4),
+        ("75 0", 1, 2, 0),
+        ("2", 5, 1, 2),
+        ("6", 5, 1, 6),
+        ("0", 5, 1, 0),
+    ],
+)
+def test_restarts(launch, statuses: str, restarts: int, starts: int, status: int) -> None:
+    launch.add_tool("mpirun", COUNTING.format(statuses=statuses))
+    done = launch.run("run.sh", "--network", "toy", "--restarts", str(restarts), "--lr", "0.1")
+    assert done.returncode == status, done.stderr
+    first, *others = calls(launch)
+    assert len(others) == starts - 1
+    assert first.endswith("config.sh --network toy --lr 0.1 ")
+    for line in others:
+        assert line.endswith("config.sh --network toy --lr 0.1 --resume auto ")
+    assert done.stderr.count("they start again from the newest checkpoint") == starts - 1
+
+
+@pytest.mark.parametrize("arguments", [("--restarts",), ("--restarts", "x"), ("--restarts=-1",)])
+def test_bad_number_of_restarts(launch, arguments: tuple[str, ...]) -> None:
+    done = launch.run("run.sh", *arguments)
+    assert done.returncode == 2
+    assert "--restarts must be" in done.stderr
+    assert not launch.was_called("mpirun")
+
+
+WAITING = """#!/usr/bin/env bash
+trap 'echo asked >>"$RECORDS/calls"; exit 75' USR1
+trap 'echo ended >>"$RECORDS/calls"; exit 143' TERM
+trap '' INT
+echo started >>"$RECORDS/calls"
+while :; do read -r -t 0.1 <> <(:) || :; done
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_reaches_the_ranks_and_nothing_starts_again(launch, number: signal.Signals) -> None:
+    launch.add_tool("mpirun", WAITING)
+    process = subprocess.Popen(
+        ["bash", str(launch.root / "run.sh"), "--restarts", "5"], env=launch.environment(), cwd=launch.root,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    waiting = threading.Event()
+    while not (launch.records / "calls").exists():
+        assert process.poll() is None
+        waiting.wait(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75, errors
+    assert calls(launch) == ["started", "asked"]
+    assert "ends after this step, with a checkpoint" in errors
