@@ -180,6 +180,53 @@ class TestGradients:
         assert run_thread_ranks(2, lambda collectives: one_rank(collectives, True)) == [False] * 2
 
 
+@pytest.mark.parametrize("poisoned", [None, 0, 150, 259])
+def test_a_network_of_many_parameters_is_told_finite_or_not(poisoned: int | None) -> None:
+    """260 of them, as r50 and larger ones have: MXNet's operation holds 200."""
+    body = mx.sym.mean(mx.sym.Variable("data"), axis=(2, 3))
+    for number in range(130):
+        body = mx.sym.FullyConnected(body, num_hidden=3, name=f"fc{number}")
+    backbone = make_backbone(SingleProcess(), body)
+    backbone.forward(make_images())
+    backbone.backward(mx.nd.ones((SAMPLES, 3)))
+    mx.nd.waitall()
+    for number, gradient in enumerate(backbone.gradients.values()):
+        gradient[:] = np.nan if number == poisoned else 1.0
+    assert len(backbone.gradients) == 260
+    assert backbone.gradients_finite() == (poisoned is None)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_two_backward_passes_add_up_and_are_summed_once(size: int) -> None:
+    first_ND, second_ND = np.random.default_rng(6).normal(size=(2, SAMPLES, 8)).astype(np.float32)
+
+    def one_rank(collectives: Collectives) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], bool]:
+        backbone = make_backbone(collectives, with_frozen_batch_norm(tiny_network()), seed=1)
+        parts = [mx.nd.array(own_part(part, collectives)) for part in (first_ND, second_ND)]
+        backbone.forward(own_part(make_images(), collectives))
+        backbone.backward(parts[0] * 1e3, another_follows=True)
+        backbone.forget_gradients()  # nothing of this one is left
+        single = []
+        for part in parts:
+            backbone.forward(own_part(make_images(), collectives))
+            backbone.backward(part)
+            assert backbone.gradients_finite()
+            single.append({name: gradient.asnumpy() for name, gradient in backbone.gradients.items()})
+        collectives.reset_traffic()
+        for part, another_follows in zip(parts, (True, False), strict=True):
+            backbone.forward(own_part(make_images(), collectives))
+            backbone.backward(part, another_follows=another_follows)
+        assert backbone.gradients_finite()
+        calls = {name: traffic.calls for name, traffic in collectives.traffic.items() if name.startswith("backbone.")}
+        both = {name: gradient.asnumpy() for name, gradient in backbone.gradients.items()}
+        return both, {name: single[0][name] + single[1][name] for name in both}, set(calls.values()) == {1}
+
+    for both, expected, once in run_thread_ranks(size, one_rank):
+        assert once
+        for name, gradient in expected.items():
+            assert relative_error(both[name], gradient) < 1e-5, name
+
+
 def test_all_ranks_start_with_rank_0s_parameters() -> None:
     def one_rank(collectives: Collectives) -> dict[str, np.ndarray]:
         backbone = make_backbone(collectives, samples=6, seed=100 + collectives.rank)

@@ -15,6 +15,9 @@ import numpy as np
 from partial_fc.collectives import Collectives, together
 from partial_fc.frozen import freeze
 
+# With more, MXNet's multi_all_finite writes past the end of its own memory: r50 has 238 parameters.
+_MOST_ARRAYS = 200
+
 
 class Backbone:
     """A backbone symbol bound for training on one rank.
@@ -186,8 +189,10 @@ class Backbone:
             return True
         self._last_gradient.wait_to_read()
         arrays = list(self.gradients.values())
+        groups = [arrays[first : first + _MOST_ARRAYS] for first in range(0, len(arrays), _MOST_ARRAYS)]
         with self._collectives.waiting("the backbone's gradients"):
-            return bool(mx.nd.multi_all_finite(*arrays, num_arrays=len(arrays)).asscalar())
+            finite = [mx.nd.multi_all_finite(*group, num_arrays=len(group)) for group in groups]
+            return all(bool(of_group.asscalar()) for of_group in finite)
 
     def embed(self, images_BHWC: np.ndarray) -> np.ndarray:
         """(B, D) float32 embeddings in inference mode of exactly B images (B, H, H, 3) uint8 RGB."""
