@@ -20,7 +20,8 @@ import symbol
 from partial_fc.backbone import Backbone
 from partial_fc.callbacks import Log, LogProgress, SaveModel, Verify
 from partial_fc.callbacks_guards import CompareBackbones, LimitSkippedUpdates
-from partial_fc.checkpoint import run_parts
+from partial_fc.checkpoint import Checkpointer, run_parts
+from partial_fc.checkpoint.fine_tune import load_pretrained
 from partial_fc.collectives import Collectives, PeerLostError, RankError, error_text, raise_together, together
 from partial_fc.config import RunConfig, parse_arguments
 from partial_fc.cost_model import Setting, with_fitting_logits
@@ -46,7 +47,6 @@ from partial_fc.exit_status import (
 from partial_fc.f2c_parts import f2c_parts
 from partial_fc.f2c_run import make_f2c_head, make_gallery
 from partial_fc.f2c_trainer import F2CTrainer
-from partial_fc.checkpoint.fine_tune import load_pretrained
 from partial_fc.guards import GradientClip, NumbersWentWrongError, RanksDifferError, StopRequest
 from partial_fc.head.chunk import free_memory
 from partial_fc.head.margin import Margin

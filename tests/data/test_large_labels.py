@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 
 import cv2
-import mxnet as mx
 import numpy as np
 import pytest
 
@@ -45,6 +44,5 @@ def test_they_are_exact_from_the_file_to_the_sampled_centers(rec: Path) -> None:
     assert label_N.tolist() == batch.labels_B.tolist()
     head = PartialFC(num_classes, 1, collectives, margin=Margin(1.0, 0.0, 0.4), sample_ratio=1e-5)
     sample = head.sample(label_N, update=0)
-    mx.nd.waitall()  # its rows are on the way, and must not outlive the layer
     assert {*LABELS} <= {*sample.row_S.tolist()}
     assert (sample.row_S < num_classes).all()

@@ -327,3 +327,11 @@ def test_fewer_identities_than_ranks_are_refused_on_every_rank() -> None:
 def test_an_argument_out_of_range_is_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PartialFC(23, 16, SingleProcess(), margin=ARCFACE, **options)
+
+
+def test_a_layer_dropped_while_its_rows_load_frees_no_memory_that_is_in_use() -> None:
+    for _ in range(3):
+        head = PartialFC(200_003, 64, SingleProcess(), margin=Margin(1.0, 0.0, 0.4), sample_ratio=0.5)
+        head.sample(np.arange(16, dtype=np.int64), 0)  # its rows are given values and gathered meanwhile
+        del head
+    mx.nd.waitall()

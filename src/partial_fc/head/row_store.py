@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
+from mxnet.base import _LIB, check_call
 
 from partial_fc.center_storage import Storage
 from partial_fc.collectives import Collectives
@@ -96,18 +98,30 @@ def make_stores(
     stores = []
     for first in range(0, count, rows_per_store):
         rows = min(rows_per_store, count - first)
-        stores.append(
-            RowStore(
-                first,
-                first_class + first,
-                seed,
-                maker.zeros(f"weight-{first}", (rows, embedding_size), storage.weight),
-                maker.zeros(f"momentum-{first}", (rows, embedding_size), _MXNET_TYPE[storage.momentum]),
-                maker.zeros(f"scale-{first}", (rows, 1), "float32") if storage.momentum == "int8" else None,
-                maker.zeros(f"norm-{first}", (rows,), "float32"),
-            )
+        store = RowStore(
+            first,
+            first_class + first,
+            seed,
+            maker.zeros(f"weight-{first}", (rows, embedding_size), storage.weight),
+            maker.zeros(f"momentum-{first}", (rows, embedding_size), _MXNET_TYPE[storage.momentum]),
+            maker.zeros(f"scale-{first}", (rows, 1), "float32") if storage.momentum == "int8" else None,
+            maker.zeros(f"norm-{first}", (rows,), "float32"),
         )
+        arrays = (store.weight_RD, store.momentum_RD, store.scale_R1, store.inverse_norm_R)
+        # At the process's end its memory goes with it, and an operation may wait for a rank that is no more.
+        weakref.finalize(store, _wait_until_unused, arrays).atexit = False
+        stores.append(store)
     return stores
+
+
+def _wait_until_unused(arrays: tuple[mx.nd.NDArray | None, ...]) -> None:
+    """Waits for the operations that read or write the arrays.
+
+    MXNet keeps its own memory until they are done, but gives up NumPy's as soon as nobody holds the array.
+    """
+    for array in arrays:
+        if array is not None:
+            check_call(_LIB.MXNDArrayWaitToWrite(array.handle))
 
 
 def check_room(
