@@ -99,7 +99,14 @@ def test_recipes_are_sound(dataset):
 
 
 def test_losses_fill_the_same_fields():
-    assert {frozenset(margins) for margins in LOSSES.values()} == {frozenset({"loss_m1", "loss_m2", "loss_m3"})}
+    fields = {frozenset(margins) - {"hard_negatives"} for margins in LOSSES.values()}
+    assert fields == {frozenset({"loss_m1", "loss_m2", "loss_m3"})}
+    assert [loss for loss, margins in LOSSES.items() if "hard_negatives" in margins] == ["sv"]
+
+
+def test_hard_negatives_do_not_stay_with_the_next_loss():
+    assert generate_config("sv", "emore", "r50", "f2c").hard_negatives == 1.2
+    assert generate_config("cosface", "emore", "r50").hard_negatives is None
 
 
 def test_nothing_heavy_is_imported():

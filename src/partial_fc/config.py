@@ -244,7 +244,7 @@ OPTIONS = {
                              "share of its class centers that a rank samples an update, in (0, 1]",
                              {"type": float, "metavar": "R"}),
     "--queue-size": Option("queue_size", "slots of F²C's pool of identities: a number, or a share of the identities "
-                           "as 1%%, which is raised to those of one gathered batch where it is smaller",
+                           "as 1%, which is raised to those of one gathered batch where it is smaller",
                            {"type": queue_size, "metavar": "Q"}),
     "--batch-size": Option("batch_size", "images a rank and update", {"type": int, "metavar": "B"}),
     "--max-update": Option("max_update", "updates after which training ends", {"type": int, "metavar": "N"}),
@@ -361,7 +361,8 @@ def parse_arguments(arguments: Sequence[str], default_network: str) -> RunConfig
     recipe = default.generate_config(**names)
     for name, option in OPTIONS.items():
         text = f"{option.help} (default: {_default_text(option.field, recipe)})"
-        parser.add_argument(name, dest=option.field, help=text, default=None, **option.keywords)
+        help_text = text.replace("%", "%%")  # argparse fills in what stands behind one
+        parser.add_argument(name, dest=option.field, help=help_text, default=None, **option.keywords)
     own_arguments = list(arguments[1:] if list(arguments[:1]) == ["--"] else arguments)
     given = {name: value for name, value in vars(parser.parse_args(own_arguments)).items() if value is not None}
     return _build(given, names)
