@@ -16,6 +16,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from partial_fc.data.key_list import KeyList
+from partial_fc.data.lmdb_check import check_lmdb
 
 
 def _make_datum_class() -> type[message.Message]:
@@ -84,6 +85,7 @@ class _SharedEnvironments:
         with self._lock:
             environment, users = self._open.get(real, (None, 0))
             if environment is None:
+                check_lmdb(path)
                 try:
                     # No lock file: the set may lie where nothing can be written. No read-ahead: the order is random.
                     environment = lmdb.open(
