@@ -97,3 +97,32 @@ def test_what_is_not_a_file_of_progress_is_refused(two_sets: list[Path], tmp_pat
         (tmp_path / "out" / MANIFEST).write_text(text)
         with pytest.raises(ValueError, match="unpacked.json is damaged: delete it"):
             list(unpack(two_sets, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_broken_record_is_left_out_and_told_of(two_sets: list[Path], tmp_path: Path, stops: bool) -> None:
+    rec = two_sets[0] / "train.rec"
+    data = bytearray(rec.read_bytes())
+    payload = data.index(JPEG + b"a0 too") - 24
+    data[payload : payload + 4] = b"\xff\xff\xff\x00"  # more label fields than the record has bytes
+    rec.write_bytes(data)
+    if stops:
+        started = unpack(two_sets, tmp_path / "out")
+        next(started), next(started), next(started)
+        started.close()
+        assert next(unpack(two_sets, tmp_path / "out")) == ("a", 2, 3)
+    *_, last = unpack(two_sets, tmp_path / "out")
+    assert last == ("b", 1, 1)
+    files = found(tmp_path / "out")
+    where, why = files.pop("a.left_out.txt").decode().splitlines()[0].split("\t")
+    assert where == f"{rec} record 2" and why.startswith("is broken")
+    assert files == {name: image for name, image in EXPECTED.items() if name != "a_00000000/00000001.jpg"}
+
+
+def test_a_set_of_broken_records_is_refused(tmp_path: Path) -> None:
+    directory = write_set(tmp_path / "a", [(JPEG, 0)])
+    data = (directory / "train.rec").read_bytes()
+    payload = data.index(JPEG) - 24
+    (directory / "train.rec").write_bytes(data[:payload] + b"\xff\xff\xff\x00" + data[payload + 4 :])
+    with pytest.raises(ValueError, match="no image of .* can be read: .* record 1 is broken"):
+        list(unpack([directory], tmp_path / "out"))

@@ -55,4 +55,8 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped: nothing unfinished was left under a final name", file=sys.stderr)
+        sys.exit(130)

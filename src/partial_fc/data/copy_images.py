@@ -45,6 +45,12 @@ class LeftOut(NamedTuple):
     why: str
 
 
+def left_out(source: ImageSource, index: int, error: ValueError) -> LeftOut:
+    """Image `index`, left out for `error`, whose message may or may not begin with where the image is."""
+    where, why = source.where(index), str(error)
+    return LeftOut(where, why.removeprefix(where).strip())
+
+
 @dataclass
 class CopyReport:
     """What was written: how many images each identity got (C,), and how many there are of a (height, width).
@@ -162,8 +168,7 @@ def _prepare(source: ImageSource, index: int, change: Change) -> _Image | LeftOu
         image_bytes = change(source, index, source.read(index)[0])
         return _Image(image_bytes, read_size(image_bytes))
     except ValueError as error:
-        where, why = source.where(index), str(error)
-        return LeftOut(where, why.removeprefix(where).strip())
+        return left_out(source, index, error)
 
 
 def _why_none(report: CopyReport) -> str:

@@ -1,4 +1,4 @@
-"""Images in an LMDB database, as F²C (arXiv 2105.04113) writes it.
+"""Images in an LMDB database, as F²C (arXiv 2105.10375) writes it.
 
 A value is a protobuf message `Datum { optional bytes data = 1; }` whose data is a JPEG or PNG; a text list of
 `key label` lines beside the database says which images there are, and whose. Several databases together are a

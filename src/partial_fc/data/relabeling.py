@@ -45,6 +45,19 @@ def relabeled_selection(
     return selection
 
 
+def say_joined(new_labels_C: np.ndarray, names: Sequence[bytes] | None) -> str:
+    """Which identities have a new label in common, the first ones by name or old label; "" where none have."""
+    counts = np.bincount(new_labels_C[new_labels_C >= 0])
+    joined = np.flatnonzero(counts > 1)
+    if not len(joined):
+        return ""
+    olds = np.flatnonzero(new_labels_C == joined[0])
+    shown = [str(old) if names is None else names[old].decode(errors="backslashreplace") for old in olds[:3]]
+    shown += ["…"] if len(olds) > 3 else []
+    more = "" if len(joined) == 1 else f", and {len(joined) - 1} more of the kind"
+    return f"{counts[joined].sum()} identities became {len(joined)}: {' + '.join(shown)} are {joined[0]} now{more}"
+
+
 def write_identities(path: Path, new_labels_C: np.ndarray, names: Sequence[bytes] | None) -> None:
     """The identities of a new set, a line each: new label, old label and, where there is one, name."""
     lines = []

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from partial_fc.data.decode import DecodeError, decode, read_size
+from partial_fc.data.decode import decode, read_size
 from partial_fc.data.identities import IdentityIndex
 from partial_fc.data.in_order import map_in_order
 from partial_fc.data.source import ImageSource
@@ -23,7 +23,7 @@ _BAR_COLUMNS = 40
 
 @dataclass
 class Sizes:
-    """Of the images that were looked at: how many have a (height, width), none, and their mean size in bytes."""
+    """Of the images looked at: how many have a (height, width), how many none, and their mean size in bytes."""
 
     pixels: Counter[tuple[int, int]]
     broken: int
@@ -33,13 +33,14 @@ class Sizes:
 def measure(
     source: ImageSource, images_M: np.ndarray, *, workers: int, progress: Callable[[], object]
 ) -> Sizes:
-    """Reads the images and measures them from their headers. Raises ValueError for a broken record."""
+    """Reads the images and measures them from their headers. Broken records and headers are counted."""
 
     def look_at(index: int) -> tuple[tuple[int, int] | None, int]:
-        image_bytes, _ = source.read(index)
+        image_bytes = b""
         try:
+            image_bytes, _ = source.read(index)
             return read_size(image_bytes), len(image_bytes)
-        except DecodeError:
+        except ValueError:
             return None, len(image_bytes)
 
     sizes = Sizes(Counter(), 0, 0.0)
@@ -82,6 +83,7 @@ def histogram_png(rows: list[tuple[int, int, int]], title: str) -> bytes:
     bars = axes.bar(labels, [count for _, _, count in rows], color="#4472a8")
     axes.bar_label(bars, fontsize=8)
     axes.set_yscale("symlog")
+    axes.margins(y=0.08)  # room for the number on the highest bar
     axes.set(xlabel="images an identity", ylabel="identities", title=title)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

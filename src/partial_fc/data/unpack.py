@@ -1,7 +1,8 @@
 """From a set to folders of images: one folder an identity, the image files as they are in the set.
 
     <output>/<set>_<identity>/<image>.jpg           identity: 8 digits; image: 8 digits
-    <output>/unpacked.json                          the sets, and how much of each is there
+    <output>/unpacked.json                          the sets, how much of each is there, what was left out
+    <output>/<set>.left_out.txt                     the images that cannot be read, and why
 
 The set's name is a part of the folder's, so that identities of several sets never fall together.
 """
@@ -16,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from partial_fc.data.copy_images import LeftOut, left_out
 from partial_fc.data.in_order import map_in_order
 from partial_fc.data.open_source import name_sets, open_source
 from partial_fc.data.source import ImageSource
@@ -54,7 +56,7 @@ def unpack(paths: Sequence[Path], output: Path, *, workers: int = 1) -> Iterator
     """Writes every image of the sets below `output`, and goes on where an earlier call stopped.
 
     A file appears complete or not at all. What is there of a set already is not written again; images that
-    an earlier call finished are not even read.
+    an earlier call finished are not even read. A record that is broken is left out and listed.
 
     Args:
         paths: what :func:`partial_fc.data.open_source.open_source` takes.
@@ -65,8 +67,8 @@ def unpack(paths: Sequence[Path], output: Path, *, workers: int = 1) -> Iterator
         (set, images done, images of the set), after each image.
 
     Raises:
-        ValueError: see :func:`name_of_each`; a record that is broken; an output that holds another set of the
-            same name.
+        ValueError: see :func:`name_of_each`; a set of which no image can be read; an output that holds another
+            set of the same name.
         OSError: the output cannot be written.
     """
     sets = name_of_each(paths)
@@ -76,13 +78,20 @@ def unpack(paths: Sequence[Path], output: Path, *, workers: int = 1) -> Iterator
             folders = _Folders(output, name)
             yield name, progress.done, len(source)
             images = range(progress.done, len(source))
-            with closing(map_in_order(lambda i: folders.write(i, *source.read(i)), images, workers)) as written:  # noqa: B023
+            with closing(map_in_order(lambda i: folders.copy(source, i), images, workers)) as written:  # noqa: B023
                 try:
-                    for _ in written:
-                        progress.advance()
+                    for missing in written:
+                        progress.advance(missing)
                         yield name, progress.done, len(source)
                 finally:
                     progress.save()
+            if len(progress.left_out) == len(source):
+                raise ValueError(f"no image of {source.name} can be read: {' '.join(progress.left_out[0])}")
+
+
+def left_out_path(output: Path, name: str) -> Path:
+    """Where the images of the set `name` that could not be read are listed; there is no such file without them."""
+    return output / f"{name}.left_out.txt"
 
 
 class _Progress:
@@ -90,7 +99,8 @@ class _Progress:
 
     def __init__(self, output: Path, name: str, source: ImageSource):
         self._path, self._name = output / MANIFEST, name
-        first = source.read(0)[0]
+        image = _read(source, 0)
+        first = b"" if isinstance(image, LeftOut) else image[0]
         mark = {"images": len(source), "identities": source.num_identities, "first_image_crc": zlib.crc32(first)}
         found = self._load().get(name)
         if found is not None and {key: found.get(key) for key in mark} != mark:
@@ -99,29 +109,45 @@ class _Progress:
                 f"{found.get('identities')} identities): rename this one, or give another directory"
             )
         self._mark, self.done = mark, 0
+        self.left_out: list[LeftOut] = []
         if found is not None and isinstance(found.get("done"), int) and 0 <= found["done"] <= len(source):
             self.done = found["done"]
+            self.left_out = [LeftOut(str(where), str(why)) for where, why in found.get("left_out", [])]
 
-    def advance(self) -> None:
+    def advance(self, missing: LeftOut | None) -> None:
         self.done += 1
+        if missing is not None:
+            self.left_out.append(missing)
         if self.done % _SAVE_EVERY_IMAGES == 0:
             self.save()
 
     def save(self) -> None:
-        manifest = self._load() | {self._name: self._mark | {"done": self.done}}
+        progress = {"done": self.done} | ({"left_out": self.left_out} if self.left_out else {})
+        manifest = self._load() | {self._name: self._mark | progress}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._path, json.dumps(manifest, indent=2) + "\n")
+        listed = left_out_path(self._path.parent, self._name)
+        if self.left_out:
+            write_whole(listed, "".join(f"{where}\t{why}\n" for where, why in self.left_out))
+        else:
+            listed.unlink(missing_ok=True)
 
-    def _load(self) -> dict[str, dict[str, int]]:
+    def _load(self) -> dict[str, dict]:
         if not self._path.is_file():
             return {}
         try:
             manifest = json.loads(self._path.read_bytes())
         except ValueError:
             manifest = None
-        if not isinstance(manifest, dict) or not all(isinstance(entry, dict) for entry in manifest.values()):
+        if not isinstance(manifest, dict) or not all(map(_is_entry, manifest.values())):
             raise ValueError(f"{self._path} is damaged: delete it, and files that are there are found anew")
         return manifest
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether it is what the manifest says of a set, as far as its list of images goes."""
+    missing = entry.get("left_out", []) if isinstance(entry, dict) else None
+    return isinstance(missing, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in missing)
 
 
 class _Folders:
@@ -130,7 +156,15 @@ class _Folders:
     def __init__(self, output: Path, name: str):
         self._output, self._name = output, name
 
-    def write(self, index: int, image: bytes, label: int) -> None:
+    def copy(self, source: ImageSource, index: int) -> LeftOut | None:
+        """Writes one image; returns why not, where it cannot be read."""
+        found = _read(source, index)
+        if isinstance(found, LeftOut):
+            return found
+        self._write(index, *found)
+        return None
+
+    def _write(self, index: int, image: bytes, label: int) -> None:
         path = self._output / f"{self._name}_{label:08d}" / f"{index:08d}{_suffix(image)}"
         if path.exists():
             return
@@ -142,6 +176,13 @@ class _Folders:
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def _read(source: ImageSource, index: int) -> tuple[bytes, int] | LeftOut:
+    try:
+        return source.read(index)
+    except ValueError as error:
+        return left_out(source, index, error)
 
 
 def _suffix(image: bytes) -> str:

@@ -86,7 +86,9 @@ def _check_copies(
         within, across = within + is_same, across + (not is_same)
         kind = "" if is_same else ", of another identity"
         remarks.append(f"{source.where(other)} is a copy of {source.where(one)}{kind}")
-    summary = f"{within + across} images are copies of others: {within} of their own identity, {across} of another"
+    copies = within + across
+    are = "1 image is a copy of another" if copies == 1 else f"{copies} images are copies of others"
+    summary = f"{are}: {within} of their own identity, {across} of another"
     return Check("duplicates", summary, [], remarks)
 
 

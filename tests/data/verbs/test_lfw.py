@@ -44,9 +44,9 @@ def test_lfw_through_every_verb(shared_data: Path, tmp_path: Path, run: Run) -> 
     out = do("verify", tmp_path / "faces.lmdb", "--json", tmp_path / "found.json")
     assert out.endswith("sound\n") and f"{IMAGES} decoded; 112×112 ({IMAGES})" in out
     copies = json.loads((tmp_path / "found.json").read_text())["checks"][-1]
-    assert copies["summary"].startswith("1 images are copies of others: 0 of their own identity, 1 of another")
+    assert copies["summary"].startswith("1 image is a copy of another: 0 of their own identity, 1 of another")
     out = do("stats", again.parent, "--output", tmp_path / "stats", "--sample", 0.1)
-    assert f"{IMAGES} images of {IDENTITIES} identities" in out and "112x112 (952)" in out
+    assert f"{IMAGES} images of {IDENTITIES} identities" in out and "112×112 (952)" in out
 
     do("subset", again, tmp_path / "many.lmdb", "--least-images", 20)
     counts = np.bincount(open_source(again).labels())

@@ -29,7 +29,8 @@ def test_round_trips_keep_every_byte(folder: Path, tmp_path: Path, run: Run) -> 
     assert run("pack", first, database)[0] == 0
     assert run("pack", database, second)[0] == 0
     assert run("unpack", second, tmp_path / "out")[0] == 0
-    assert files_below(first.parent) == files_below(second.parent)
+    assert files_below(first.parent).keys() - files_below(second.parent) == {"train.rec.identities.txt"}  # names
+    assert all((first.parent / name).read_bytes() == data for name, data in files_below(second.parent).items())
     images = [path.read_bytes() for path in sorted(folder.rglob("*.*"))]
     assert [image for image, _ in contents(database)] == images
     out = {name: data for name, data in files_below(tmp_path / "out").items() if name != "unpacked.json"}
@@ -150,7 +151,8 @@ def test_destinations_that_cannot_be(folder: Path, tmp_path: Path, run: Run) -> 
         (("pack", folder, tmp_path / "x.txt"), "is written as NAME.rec or NAME.lmdb, got "),
         (("pack", folder, tmp_path / "no" / "x.rec"), "there is no directory "),
         (("pack", folder, tmp_path / "d.lmdb", "--overwrite"), "is there and is no LMDB directory"),
-        (("pack", folder, tmp_path / "x.rec", "--size", "0"), "--size must be at least 1 pixel, got 0"),
+        (("pack", folder, tmp_path / "x.rec", "--size", "0"), "--size must lie in [1, 4096] pixels, got 0"),
+        (("pack", folder, tmp_path / "x.rec", "--size", "4097"), "--size must lie in [1, 4096] pixels, got 4097"),
         (("pack", folder, tmp_path / "x.rec", "--quality", "101"), "--quality must lie in [1, 100], got 101"),
         (("pack", folder, tmp_path / "x.rec", "--workers", "0"), "--workers must be at least 1, got 0"),
         (("merge", folder, tmp_path / "x.rec"), "merge takes two sets or more"),
@@ -212,11 +214,26 @@ def test_several_sets_become_one(folder: Path, tmp_path: Path, run: Run) -> None
         (other / name).mkdir(parents=True)
         (other / name / "9.jpg").write_bytes(jpeg(ord(name)))
     images, more = contents(folder), contents(other)
-    assert run("merge", tmp_path / "x.lmdb", other, tmp_path / "y.rec")[0] == 0
+    status, out, _ = run("merge", tmp_path / "x.lmdb", other, tmp_path / "y.rec")
+    assert status == 0 and out.startswith("merge: 17 images in ")
+    assert f"  labels 0 to 4: {tmp_path / 'x.lmdb'}\n  labels 5 to 6: {other}\n" in out
     assert contents(tmp_path / "y.rec") == images + [(image, label + 5) for image, label in more]
     assert run("merge", folder, other, "--shared-labels", tmp_path / "z.lmdb")[0] == 0
     shared = contents(tmp_path / "z.lmdb")
     assert len(shared) == 17 and (more[0][0], 2) in shared and (more[1][0], 5) in shared
+    assert (tmp_path / "z.lmdb.identities.txt").read_text() == "0\t0\ta\n1\t1\tb\n2\t2\tc\n3\t3\td\n4\t4\te\n5\t5\tz\n"
+
+
+def test_the_names_of_folders_are_kept_in_a_list(folder: Path, tmp_path: Path, run: Run) -> None:
+    listed = tmp_path / "x.rec.identities.txt"
+    assert run("pack", folder, tmp_path / "x.rec")[0] == 0
+    assert listed.read_text() == "0\t0\ta\n1\t1\tb\n2\t2\tc\n3\t3\td\n4\t4\te\n"
+    (tmp_path / "x.rec").unlink(), (tmp_path / "x.idx").unlink()
+    status, _, err = run("pack", folder, tmp_path / "x.rec")
+    assert status == 2 and "x.rec.identities.txt is there already" in err and not (tmp_path / "x.rec").exists()
+    assert run("pack", folder, tmp_path / "y.lmdb")[0] == 0
+    assert run("pack", tmp_path / "y.lmdb", tmp_path / "x.rec")[0] == 0
+    assert not listed.exists()  # it was of the former x.rec, and this one's names are not known
 
 
 def test_labels_past_2_to_the_24(tmp_path: Path, run: Run) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from partial_fc.data.identities import IdentityIndex
+from partial_fc.data.open_source import open_source
 from partial_fc.data.pairs import draw_pairs, read_pairs
-from partial_fc.data.statistics import histogram
+from partial_fc.data.record_writer import RecordWriter
+from partial_fc.data.statistics import histogram, measure
 from partial_fc.evaluation.verification_set import load_bin
 
 from .conftest import Run, contents, files_below, jpeg
@@ -22,7 +24,7 @@ def test_stats(folder: Path, tmp_path: Path, run: Run) -> None:
     (folder / "e" / "4.jpg").write_bytes(jpeg(44, (40, 24)))
     status, out, err = run("stats", folder, "--output", tmp_path / "s", "--rows", 3, "--columns", 4)
     assert (status, err) == (0, "")
-    assert "15 images of 5 identities" in out and "24x24 (14), 24x40 (1)" in out
+    assert "15 images of 5 identities" in out and "24×24 (14), 24×40 (1)" in out
     assert "images an identity: least 1, median 3, mean 3, most 5" in out
     numbers = json.loads((tmp_path / "s" / "stats.json").read_text())
     assert [row["identities"] for row in numbers["histogram"]] == [1, 2, 2]
@@ -32,6 +34,8 @@ def test_stats(folder: Path, tmp_path: Path, run: Run) -> None:
     status, _, err = run("stats", folder, "--output", tmp_path / "s")
     assert status == 2 and "histogram.png is there already" in err
     before = files_below(tmp_path / "s")
+    status, _, err = run("stats", folder, "--output", tmp_path / "t", "--columns", 10**9)
+    assert status == 2 and "--rows × --columns must be at most 10000 images, got 12 × 1000000000" in err
     assert run("stats", folder, "--output", tmp_path / "s", "--rows", 3, "--columns", 4, "--overwrite")[0] == 0
     assert files_below(tmp_path / "s") == before
 
@@ -122,6 +126,13 @@ def test_bin_of_an_image_that_does_not_decode(tmp_path: Path, run: Run, folder: 
     assert status == 2 and "a/0.jpg is neither JPEG nor PNG" in err and not (tmp_path / "v.bin").exists()
 
 
+def test_bin_names_an_image_without_landmarks(tmp_path: Path, run: Run, folder: Path) -> None:
+    (tmp_path / "p").write_text("a/0 b/1 0\n")
+    (tmp_path / "landmarks").write_text("a/0.jpg 8 10 15 10 12 15 9 19 15 19\n")
+    status, _, err = run("bin", tmp_path / "p", folder, tmp_path / "v.bin", "--align", tmp_path / "landmarks")
+    assert status == 2 and f"error: {folder}/b/1.jpg has no landmarks in" in err and not (tmp_path / "v.bin").exists()
+
+
 def test_split(folder: Path, tmp_path: Path, run: Run) -> None:
     options = ["--held-out", 2, "--pairs", 4, "--folds", 2, "--seed", 4]
     status, out, err = run("split", folder, tmp_path / "s", *options)
@@ -152,6 +163,8 @@ def test_split(folder: Path, tmp_path: Path, run: Run) -> None:
         (["--held-out", 5, "--pairs", 20], "--held-out must be a share in (0, 1) or a whole number below the 5"),
         (["--held-out", 0.01, "--pairs", 20], "--held-out must be"),
         (["--held-out", 2.5, "--pairs", 20], "--held-out must be"),
+        (["--held-out", "inf", "--pairs", 20], "--held-out must be"),
+        (["--held-out", "nan", "--pairs", 20], "--held-out must be"),
         (["--folds", 0], "--folds must be at least 1, got 0"),
     ],
 )
@@ -185,7 +198,8 @@ def test_subset_and_relabel(folder: Path, tmp_path: Path, run: Run) -> None:
     assert run("pack", folder, tmp_path / "x.rec")[0] == 0
     merged = tmp_path / "map.txt"
     merged.write_text("0 -\n4\t2\n")
-    assert run("relabel", tmp_path / "x.rec", tmp_path / "3.lmdb", "--map", merged)[0] == 0
+    status, out, _ = run("relabel", tmp_path / "x.rec", tmp_path / "3.lmdb", "--map", merged)
+    assert status == 0 and "  2 identities became 1: 2 + 4 are 1 now\n" in out
     new_label = {1: 0, 2: 1, 4: 1, 3: 2}
     expected = [(image, new_label[label]) for image, label in everything if label]
     assert sorted(contents(tmp_path / "3.lmdb")) == sorted(expected)
@@ -209,6 +223,39 @@ def test_lists_that_are_wrong(
     assert status == 2 and message in err and not (tmp_path / "x.rec").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a 3\nb 3\nc 9\n", "3 identities became 1: a + b + d are 0 now"),
+        ("a 0\nb 0\nc 1\nd 1\n", "4 identities became 2: a + b are 0 now, and 1 more of the kind"),
+        ("a 0\nb 0\nc 0\nd 0\ne 0\n", "5 identities became 1: a + b + c + … are 0 now"),
+        ("a 1\nb 0\n", None),
+    ],
+)
+def test_relabel_says_who_became_one(folder: Path, tmp_path: Path, run: Run, text: str, said: str | None) -> None:
+    (tmp_path / "map").write_text(text)
+    status, out, _ = run("relabel", folder, tmp_path / "x.lmdb", "--map", tmp_path / "map")
+    assert status == 0
+    assert f"  {said}\n" in out if said else "identities became" not in out
+
+
+def test_stats_of_a_set_with_a_broken_record(tmp_path: Path, run: Run) -> None:
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        for label in range(3):
+            writer.add(jpeg(label), label)
+    data = bytearray((tmp_path / "x.rec").read_bytes())
+    magic = data.index(jpeg(1)) - 32
+    data[magic + 8 : magic + 12] = b"\xff\xff\xff\x00"  # more label fields than the record has bytes
+    (tmp_path / "x.rec").write_bytes(data)
+    rows = [line.split("\t") for line in (tmp_path / "x.rec").with_suffix(".idx").read_text().splitlines()]
+    assert str(magic) in [offset for _, offset in rows]
+    broken = open_source(tmp_path / "x.rec")
+    with pytest.raises(ValueError, match="is broken"):
+        broken.read(1)
+    sizes = measure(broken, np.arange(3), workers=1, progress=lambda: None)
+    assert (sizes.pixels, sizes.broken) == ({(24, 24): 2}, 1)
+
+
 def test_the_command_itself(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run("--help")
     assert status == 0
@@ -216,9 +263,10 @@ def test_the_command_itself(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     assert run()[0] == 2
     status, _, err = run("pakc")
     assert status == 2 and "unknown verb pakc: the verbs are pack, unpack" in err
-    with pytest.raises(SystemExit) as ended:
-        run("pack", "--siez", 3)
-    assert ended.value.code == 2
+    for options in (["--siez", 3], ["a", "b.rec", "--seed", -1]):
+        with pytest.raises(SystemExit) as ended:
+            run("pack", *options)
+        assert ended.value.code == 2
 
 
 def test_a_verb_takes_its_options_anywhere(folder: Path, tmp_path: Path, run: Run) -> None:

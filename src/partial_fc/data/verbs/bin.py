@@ -6,7 +6,7 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from partial_fc.data.decode import DecodeError
+from partial_fc.data.copy_images import left_out
 from partial_fc.data.find_images import find_images
 from partial_fc.data.in_order import map_in_order
 from partial_fc.data.pairs import read_pairs
@@ -47,8 +47,8 @@ def run(options: argparse.Namespace) -> int:
         def read(index: int) -> bytes:
             try:
                 return change(source, index, source.read(index)[0])
-            except DecodeError as error:
-                raise ValueError(f"{source.where(index)} {error}") from None
+            except ValueError as error:
+                raise ValueError(" ".join(left_out(source, index, error))) from None
 
         with progress_bar("bin", len(images)) as progress:
             image_of = {}

@@ -40,8 +40,14 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=cores, metavar="N", help=f"threads ({cores}, the cores)")
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 up, got {text}")
+    return int(text)
+
+
 def add_seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of what is drawn (0)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of what is drawn (0)")
 
 
 def open_sources(options: argparse.Namespace) -> ImageSource:
@@ -69,6 +75,11 @@ def progress_bar(verb: str, images: int) -> Iterator[Progress]:
 def left_out_path(destination: Path) -> Path:
     """Where the images that `destination` does not hold are listed."""
     return destination.with_name(f"{destination.name}.left_out.txt")
+
+
+def identities_path(destination: Path) -> Path:
+    """Where the identities of `destination` are listed by label and name."""
+    return destination.with_name(f"{destination.name}.identities.txt")
 
 
 def write_set(

@@ -17,4 +17,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if len(name_sets(options.src)) < 2:
         raise ValueError(f"merge takes two sets or more, got {options.src[0]} alone: the verb pack copies one")
-    return pack.run(options)
+    return pack.run(options, "merge")

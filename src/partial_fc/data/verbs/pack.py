@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 from partial_fc.data.align import align, read_landmarks
+from partial_fc.data.combined import CombinedSource
 from partial_fc.data.copy_images import (
     Change,
     checked_labels,
@@ -16,19 +20,24 @@ from partial_fc.data.copy_images import (
     shuffled_selection,
     sorted_selection,
 )
-from partial_fc.data.decode import decode
+from partial_fc.data.decode import MAX_PIXELS, decode
+from partial_fc.data.open_source import identity_names
+from partial_fc.data.relabeling import write_identities
 from partial_fc.data.source import ImageSource
 from partial_fc.data.verbs.common import (
     add_destination,
     add_seed,
     add_source,
     add_workers,
+    check_outputs,
+    identities_path,
     open_sources,
     write_set,
 )
 
 HELP = "folders, lists, LMDB or .rec to one .rec or LMDB"
 _ALIGNED_SIZE = 112
+_MAX_SIDE = math.isqrt(MAX_PIXELS)  # what is larger is not decoded
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,21 +58,39 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
     add("--quality", type=int, default=95, metavar="Q", help="of JPEG that is encoded anew, 1 to 100 (95)")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, verb: str = "pack") -> int:
+    listed = identities_path(options.dst)
     with closing(open_sources(options)) as source:
         selection = sorted_selection(range(len(source)), checked_labels(source), source.num_identities)
         if options.shuffle:
             selection = shuffled_selection(selection, options.seed)
-        write_set("pack", options, source, selection, change_of(options))
+        names = identity_names(source)
+        check_outputs(options, options.dst, listed if names is not None else None)
+        write_set(verb, options, source, selection, change_of(options))
+        _say_sets(source)
+        if names is None:
+            listed.unlink(missing_ok=True)  # of what stood there before
+        else:
+            write_identities(listed, np.arange(len(names)), names)
+            print(f"  {listed}: new label, old label and name of each identity")
     return 0
+
+
+def _say_sets(source: ImageSource) -> None:
+    """Which labels of the new set are whose, where several sets follow on one another."""
+    if isinstance(source, CombinedSource) and not source.shared_labels:
+        first = 0
+        for part in source.sources:
+            print(f"  labels {first} to {first + part.num_identities - 1}: {part.name}")
+            first += part.num_identities
 
 
 def change_of(options: argparse.Namespace) -> Change:
     """What becomes of an image by --size, --align and --quality. Raises ValueError for numbers out of range."""
     if not 1 <= options.quality <= 100:
         raise ValueError(f"--quality must lie in [1, 100], got {options.quality}")
-    if options.size is not None and options.size < 1:
-        raise ValueError(f"--size must be at least 1 pixel, got {options.size}")
+    if options.size is not None and not 1 <= options.size <= _MAX_SIDE:
+        raise ValueError(f"--size must lie in [1, {_MAX_SIDE}] pixels, got {options.size}")
     if options.align is not None:
         return align_by(options.align, options.size or _ALIGNED_SIZE, options.quality)
     return keep if options.size is None else resize_to(options.size, options.quality)

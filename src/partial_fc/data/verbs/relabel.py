@@ -11,13 +11,14 @@ import numpy as np
 from partial_fc.data.copy_images import checked_labels
 from partial_fc.data.identity_lists import read_map
 from partial_fc.data.open_source import identity_names
-from partial_fc.data.relabeling import dense, relabeled_selection, write_identities
+from partial_fc.data.relabeling import dense, relabeled_selection, say_joined, write_identities
 from partial_fc.data.source import ImageSource
 from partial_fc.data.verbs.common import (
     add_destination,
     add_source,
     add_workers,
     check_outputs,
+    identities_path,
     open_sources,
     write_set,
 )
@@ -28,7 +29,7 @@ HELP = "labels 0 … C-1 without gaps, or merged and left out by a map"
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_destination(parser)
-    text = "lines `identity new-label`, - to leave one out; others keep theirs, and gaps are closed at the end"
+    text = "lines `identity new-label`, - to leave one out; others keep theirs, equal labels are joined, gaps closed"
     parser.add_argument("--map", type=Path, metavar="FILE", help=text)
     add_workers(parser)
 
@@ -41,11 +42,6 @@ def run(options: argparse.Namespace) -> int:
             labels_C = read_map(options.map, num_identities, names)
         write_relabeled("relabel", options, source, labels_C)
     return 0
-
-
-def identities_path(destination: Path) -> Path:
-    """Where the identities of a set that was relabelled are listed."""
-    return destination.with_name(f"{destination.name}.identities.txt")
 
 
 def write_relabeled(
@@ -63,5 +59,8 @@ def write_relabeled(
     new_labels_C, num_identities = dense(labels_C, used_C)
     selection = relabeled_selection(labels_N, new_labels_C, num_identities, most_images)
     write_set(verb, options, source, selection)
-    write_identities(listed, new_labels_C, identity_names(source))
+    names = identity_names(source)
+    write_identities(listed, new_labels_C, names)
+    if said := say_joined(new_labels_C, names):
+        print(f"  {said}")
     print(f"  {listed}: new label, old label and name of each identity")

@@ -11,6 +11,7 @@ DIR appears complete or not at all.
 from __future__ import annotations
 
 import argparse
+import math
 from contextlib import closing
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def run(options: argparse.Namespace) -> int:
 def draw_identities(index: IdentityIndex, held_out: float, seed: int) -> np.ndarray:
     """The identities to hold out, ascending. Raises ValueError when none or no other would be left."""
     present = np.flatnonzero(index.counts_C)
-    count = round(held_out * len(present)) if held_out < 1 else int(held_out)
+    if math.isnan(held_out):
+        raise ValueError("--held-out must be a number of identities or a share of them, got nan")
+    count = round(held_out * len(present)) if held_out < 1 else int(min(held_out, len(present)))
     if not 0 < count < len(present) or (held_out >= 1 and held_out != count):
         raise ValueError(
             f"--held-out must be a share in (0, 1) or a whole number below the {len(present)} identities, and leave "

@@ -19,6 +19,7 @@ from partial_fc.data.whole_file import refuse_existing, write_whole
 HELP = "images, identities, sizes, a histogram, a contact sheet"
 
 _MEASURED = 10_000  # images, unless --sample says otherwise
+_MOST_DRAWN = 10_000  # on a contact sheet: 380 MB of pixels
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,10 @@ def run(options: argparse.Namespace) -> int:
     for name in ("rows", "columns"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.rows * options.columns > _MOST_DRAWN:
+        raise ValueError(
+            f"--rows × --columns must be at most {_MOST_DRAWN} images, got {options.rows} × {options.columns}"
+        )
     output: Path | None = options.output
     if output is not None:
         refuse_existing([output / name for name in ("histogram.png", "contact_sheet.png", "stats.json")],
@@ -90,9 +95,9 @@ def _print(name: str, numbers: dict, bars: list[str]) -> None:
     print(f"{name}: {numbers['images']} images of {numbers['identities']} identities")
     print("images an identity: " + ", ".join(f"{key} {value:g}" for key, value in spread.items()))
     print("\n".join(bars))
-    shown = [f"{size} ({count})" for size, count in list(numbers["sizes"].items())[:5]]
+    shown = [f"{size.replace('x', '×')} ({count})" for size, count in list(numbers["sizes"].items())[:5]]
     more = f" and {len(numbers['sizes']) - 5} others" if len(numbers["sizes"]) > 5 else ""
     print(f"sizes of {numbers['measured_images']} images: {', '.join(shown) or 'none'}{more}")
     print(f"bytes an image: {numbers['mean_bytes']:.0f}")
     if numbers["broken_headers"]:
-        print(f"{numbers['broken_headers']} images have a broken header: the verb verify names them")
+        print(f"{numbers['broken_headers']} images cannot be read, or have a broken header: the verb verify names them")

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from partial_fc.data.open_source import PATHS_HELP
-from partial_fc.data.unpack import unpack
+from partial_fc.data.unpack import left_out_path, unpack
 from partial_fc.data.verbs.common import Progress, add_workers, progress_bar
 
 HELP = "to folders of images, one an identity"
@@ -38,7 +38,15 @@ def unpack_sets(sets: Sequence[Path], output: Path, workers: int) -> None:
                 advance()
                 continue
             bars.close()
+            bars.callback(_say_left_out, output, name)
             current = name
             if done:
                 print(f"{name}: {done} of {images} images are there already")
             advance = bars.enter_context(progress_bar(f"unpack {name}", images - done))
+
+
+def _say_left_out(output: Path, name: str) -> None:
+    path = left_out_path(output, name)
+    if path.is_file():
+        images = len(path.read_bytes().splitlines())
+        print(f"  {images} {'image was' if images == 1 else 'images were'} left out: {path} says which and why")
