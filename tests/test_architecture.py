@@ -50,6 +50,7 @@ LEVELS = [
     ("partial_fc.step", 2),
     ("partial_fc.trainer", 3),
     ("partial_fc.gallery", 2),
+    ("partial_fc.batch_statistics", 1),
     ("partial_fc.f2c_trainer", 3),
     ("partial_fc.f2c_run", 4),
     ("partial_fc.f2c_parts", 4),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import mxnet as mx
 import pytest
 
 import default
+from partial_fc.collectives import run_thread_ranks
 from partial_fc.config import RunConfig, parse_arguments
 from partial_fc.config_f2c import pool_slots
+from partial_fc.f2c_run import make_f2c_head
 
 
 def parse(line: str) -> RunConfig:
@@ -86,3 +90,18 @@ def test_a_share_is_raised_to_what_a_batch_needs_and_a_number_is_not():
     assert pool_slots(96, identities=4_000, samples=96) == 96
     with pytest.raises(ValueError, match="holds up to 96, but --queue-size is 95: set it to 96 or more"):
         pool_slots(95, identities=4_000, samples=96)
+
+
+@pytest.mark.parametrize(("identities", "slots", "said"), [(500, 96, 1), (960, 96, 0), (4_000, 400, 0)])
+def test_a_share_that_is_raised_is_said_once(caplog, identities, slots, said):
+    config = parse("--head f2c --queue-size 10% --batch-size 32 --embedding-size 8")
+
+    def one_rank(collectives):
+        return make_f2c_head(config, collectives, mx.cpu(), identities).pool.slots
+
+    with caplog.at_level(logging.WARNING, "partial_fc"):
+        assert run_thread_ranks(2, one_rank) == [slots, slots]
+    messages = [message for message in caplog.messages if "--queue-size" in message]
+    assert messages == [
+        "--queue-size 10% of 500 identities is 50 slots: the pool has 96, for the identities of a gathered batch"
+    ] * said

@@ -63,7 +63,7 @@ class PoolPart:
             if saved.values[name] != ours:
                 raise ValueError(
                     f"the checkpoint's pool has {name} = {saved.values[name]} and this run's has {name} = {ours}: "
-                    "resume with the same --queue-size and --embedding-size"
+                    f"resume with --{name.replace('slots', 'queue-size').replace('_', '-')} {saved.values[name]}"
                 )
         arrays = saved.arrays(LRU_FILE)
         nothing = np.empty(0, dtype=np.int64)

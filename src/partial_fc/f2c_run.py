@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import mxnet as mx
 
 from partial_fc.backbone import Backbone
 from partial_fc.collectives import Collectives
 from partial_fc.config import RunConfig
-from partial_fc.config_f2c import pool_slots
+from partial_fc.config_f2c import pool_slots, share_of
 from partial_fc.gallery import Gallery
 from partial_fc.head.chunk import LOGITS_SHARE, choose_logits_chunk, free_memory
 from partial_fc.head.class_pool import ClassPool
 from partial_fc.head.f2c import DEFAULT_BLOCK_SLOTS, F2C
 from partial_fc.head.f2c_margin import F2CMargin, SVMargin
 from partial_fc.head.margin import Margin
+
+logger = logging.getLogger("partial_fc")
 
 
 def make_f2c_head(config: RunConfig, collectives: Collectives, context: mx.Context, identities: int) -> F2C:
@@ -27,6 +31,12 @@ def make_f2c_head(config: RunConfig, collectives: Collectives, context: mx.Conte
     slots = pool_slots(config.queue_size, identities=identities, samples=samples)
     if isinstance(config.queue_size, str):
         slots = max(slots, collectives.size)
+        asked = round(share_of(config.queue_size) * identities)
+        if slots > asked and collectives.rank == 0:
+            logger.warning(
+                "--queue-size %s of %d identities is %d slots: the pool has %d, for the identities of a gathered batch",
+                config.queue_size, identities, asked, slots,
+            )  # fmt: skip
     _check_room(slots, config.embedding_size, context, collectives)
     pool = ClassPool(
         slots,

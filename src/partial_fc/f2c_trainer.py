@@ -54,8 +54,8 @@ class F2CTrainer:
         """Makes one update.
 
         Every rank raises :class:`partial_fc.collectives.RankError` when one of them has no batch. A loss that is not
-        finite changes neither the backbone nor the pool; a gradient that is not leaves the backbone as it is, while
-        the pool has learned: the same on every rank.
+        finite changes neither the backbone, nor the pool, nor a moving statistic; a gradient that is not leaves the
+        backbone as it is, while the pool has learned: the same on every rank.
         """
         clock = Stopwatch(self.collectives, self.update + 1)
         learning_rate = self.learning_rate_at(self.update)
@@ -87,6 +87,7 @@ class F2CTrainer:
         else:
             self.backbone.forget_gradients()
             self.backbone.restore_statistics()
+            self.gallery.restore_statistics()
             skipped = "the loss is not finite"
         clock.end()
 

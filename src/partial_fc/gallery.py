@@ -2,7 +2,8 @@
 
     g ← μ·g + (1 − μ)·p        once a step, over all parameters, without a gradient
 
-It normalises each batch by the batch's own statistics, as the backbone does while it trains.
+It normalises each batch by the batch's own statistics, as the backbone does while it trains, and these move its own
+moving ones: on a GPU MXNet does that, on a CPU :mod:`partial_fc.batch_statistics`.
 
 Legend: B images, H height and width, D embedding size.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import mxnet as mx
 import numpy as np
+
+from partial_fc.batch_statistics import BatchNorm, move_statistics, with_batch_statistics
 
 Named = dict[str, mx.nd.NDArray]
 
@@ -53,11 +56,16 @@ class Gallery:
         self._accumulate = accumulate
         self.parameters = {name: array.copy() for name, array in parameters.items()}
         self.statistics = {name: array.copy() for name, array in statistics.items()}
+        self._statistics_before: Named = {}
+        self._layers: list[BatchNorm] = []
+        if context.device_type != "gpu":
+            network, self._layers = with_batch_statistics(network)
         self._inputs = network.list_inputs()
         self._network = mx.nd.CachedOp(network, [("static_alloc", True), ("static_shape", True)])
 
     def follow(self) -> None:
-        """One step towards the backbone."""
+        """One step towards the backbone: the first thing in an update."""
+        self._statistics_before = {name: array.copy() for name, array in self.statistics.items()}
         for name, array in self.parameters.items():
             array *= self._momentum
             array += (1.0 - self._momentum) * self._probe[name]
@@ -71,9 +79,18 @@ class Gallery:
         parts = [self._forward_part(images) for images in np.split(images_BHWC, self._accumulate)]
         return parts[0] if len(parts) == 1 else mx.nd.concat(*parts, dim=0)
 
+    def restore_statistics(self) -> None:
+        """Takes the moving means and variances back to before this update: a NaN would stay in them for ever."""
+        for name, array in self._statistics_before.items():
+            array.copyto(self.statistics[name])
+
     def _forward_part(self, images_BHWC: np.ndarray) -> mx.nd.NDArray:
         images = mx.nd.array(images_BHWC, ctx=self._context, dtype=np.uint8)
         arrays = {"data": mx.nd.cast(mx.nd.transpose(images, (0, 3, 1, 2)), dtype="float32")}
         arrays |= self.parameters | self.statistics
         with mx.autograd.train_mode():
-            return self._network(*(arrays[name] for name in self._inputs)).copy()
+            outputs = self._network(*(arrays[name] for name in self._inputs))
+        if not self._layers:
+            return outputs.copy()
+        move_statistics(self.statistics, self._layers, outputs[1:])
+        return outputs[0].copy()

@@ -71,10 +71,11 @@ def make_f2c_trainer(
     samples: int = 12,
     accumulate: int = 1,
     loss_scale: LossScale | None = None,
+    frozen: bool = True,
 ) -> F2CTrainer:
-    """A rank's trainer of a small run; every rank calls it. BatchNorm is frozen."""
+    """A rank's trainer of a small run; every rank calls it. BatchNorm is frozen, or learns."""
     backbone = Backbone(
-        with_frozen_batch_norm(tiny_network()),
+        with_frozen_batch_norm(tiny_network()) if frozen else tiny_network(),
         batch_size=samples // collectives.size // accumulate,
         image_size=9,
         collectives=collectives,

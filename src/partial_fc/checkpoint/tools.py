@@ -32,14 +32,17 @@ BLOCK_ROWS = 4096
 def describe(checkpoint: SavedCheckpoint) -> str:
     """A checkpoint in words, for a terminal."""
     manifest = checkpoint.manifest
-    lines = [f"{checkpoint.directory}: update {manifest.update}, saved by {manifest.ranks} ranks"]
+    ranks = f"{manifest.ranks} rank{'s' if manifest.ranks > 1 else ''}"
+    lines = [f"{checkpoint.directory}: update {manifest.update}, saved by {ranks}"]
     for name in ("num_classes", "embedding_size"):
         if name in manifest.description:
             lines.append(f"  {name:<22} {manifest.description[name]}")
     for name, of_ranks in manifest.values.items():
         rows = row_count(checkpoint, name)
         lines.append(f"  {'part ' + name:<22} {_short(of_ranks[0])}{f', rows 0 to {rows - 1}' if rows else ''}")
-    config = manifest.description.get("config")
+    versions, config = (manifest.description.get(name) for name in ("versions", "config"))
+    if isinstance(versions, dict):
+        lines.append(f"  {'versions':<22} {_short(', '.join(f'{name} {value}' for name, value in versions.items()))}")
     if isinstance(config, dict):
         lines += [f"  {name:<22} {_short(value)}" for name, value in config.items() if value is not None]
     total = sum(facts.bytes for facts in manifest.all_files.values())
@@ -61,6 +64,8 @@ def classes_of(checkpoint: SavedCheckpoint) -> tuple[int, int]:
     Raises:
         ValueError: it has none.
     """
+    if CENTERS not in checkpoint.manifest.values:
+        raise ValueError(f"{checkpoint.directory} has no class centers: a run with F²C has a pool")
     values = checkpoint.part(CENTERS).values
     classes, size = values.get("classes"), values.get("embedding_size")
     if not (type(classes) is int and type(size) is int and classes >= 1 and size >= 1):
