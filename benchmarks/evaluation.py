@@ -168,13 +168,15 @@ def ijbc_1_1(sizes: Sizes) -> Problem:
     first[mates], second[mates] = subject[sizes.enrolled :], np.arange(sizes.enrolled, len(unit_TD))
     is_same = subject[first] == subject[second]
     plan = PairPlan(len(unit_TD), first, second)  # a part of reading the list
-    is_same = is_same[plan.order_P]
+    same_places = np.flatnonzero(is_same[plan.order_P])
     left_AD, right_BD = unit_TD[plan.rows], unit_TD[plan.columns]
 
     def run() -> None:
         scores = pair_scores(unit_TD, plan, ALONE, "ijbc")
-        negatives = scores[~is_same]
-        operating_points(scores[is_same], negative_scores(lambda: [negatives], len(negatives), FARS, ALONE, "ijbc"))
+        positives = scores[same_places]
+        scores[same_places] = -np.inf
+        count = len(scores) - len(positives)
+        operating_points(positives, negative_scores(lambda: [scores], count, FARS, ALONE, "ijbc"))
 
     return Problem("ijbc_1_1", run, lambda: exhaust(left_AD, right_BD, plan.tiles), sizes.pairs)
 

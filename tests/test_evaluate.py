@@ -179,10 +179,14 @@ def test_a_second_run_reads_what_the_first_kept(checkpoint, bins, tmp_path, caps
     assert tables[1] == tables[2] == tables[3]
 
 
-def test_help_for_targets(checkpoint, capsys):
-    assert main([checkpoint, "--targets", "help"]) == 0
+def test_help_for_targets(capsys):
+    assert main(["--targets", "help"]) == 0
     text = capsys.readouterr().out
     assert "ytf=PATH  splits.txt of YouTube Faces" in text and "    images=  " in text
+    kinds = (
+        "lfw cfp_fp cfp_ff agedb30 calfw cplfw sllfw vgg2_fp pairs ytf ijbb ijbc megaface ifrt rfw"
+    )
+    assert re.findall(r"^(\w+)=PATH  \S", text, re.MULTILINE) == kinds.split()
 
 
 @pytest.mark.parametrize(
@@ -213,3 +217,7 @@ def test_something_to_evaluate_on_is_needed(checkpoint, capsys):
         main([checkpoint])
     assert error.value.code == 2
     assert "name what to evaluate on" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as error:
+        main(["--targets", "lfw=lfw.bin"])
+    assert error.value.code == 2
+    assert "name a model: PREFIX,EPOCH" in capsys.readouterr().err

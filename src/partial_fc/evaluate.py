@@ -36,7 +36,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     model = "PREFIX,EPOCH of an MXNet checkpoint, or FILE.onnx; NAME=MODEL names it in the report"
-    add("models", metavar="MODEL", nargs="+", help=model)
+    add("models", metavar="MODEL", nargs="*", help=model)
     add("--targets", metavar="KIND=PATH", nargs="+", action="extend", default=[], help="benchmarks, see below")
     val = "a verification set in InsightFace's format, as `--targets NAME:pairs=NAME.bin`; can be given several times"
     add("--val", metavar="FILE.bin", type=Path, action="append", default=[], help=val)
@@ -60,6 +60,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.targets and not options.val:
         parser.error("name what to evaluate on: --targets KIND=PATH")
+    if not options.models and options.targets != ["help"]:
+        parser.error("name a model: PREFIX,EPOCH or FILE.onnx, before --targets")
     return options
 
 

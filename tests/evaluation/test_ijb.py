@@ -1,6 +1,7 @@
 """IJB-B and IJB-C from a miniature of their folders."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,34 @@ def test_a_bad_embedding_gives_no_number(ijbc, value):
     target = open_target(f"ijbc={ijbc}")
     with pytest.raises(RankError):
         run_thread_ranks(2, lambda c: target.evaluate(Embedder("broken", Broken(), c), SETTINGS))
+
+
+def test_the_histogram_counts_all_pairs(ijbc):
+    histogram = open_target(f"ijbc={ijbc}").evaluate(tiny_embedder(), SETTINGS).histogram
+    assert (histogram.positives_K.sum(), histogram.negatives_K.sum()) == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "options", "message"),
+    [
+        ((), ",insightface=yes", None),
+        (("16,",), "", None),
+        (("13,", "16,"), "", "probes with a mate in a gallery and probes without, but 0 of 2 have one"),
+        (("14,", "15,"), "", "probes with a mate in a gallery and probes without, but 2 of 2 have one"),
+        (("",), "", "names no template under its line of titles"),
+    ],
+)
+def test_probes_without_numbers_are_found_before_a_model_runs(tmp_path, left_out, options, message):
+    path = write_ijb(tmp_path / "IJBC") / "meta" / "ijbc_1N_probe_mixed.csv"
+    titles, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([titles, *(line for line in lines if not line.startswith(left_out))]))
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        open_target(f"ijbc={tmp_path / 'IJBC'}{options}")
+
+
+def test_insightfaces_form_needs_a_mate_for_each_probe(tmp_path):
+    path = write_ijb(tmp_path / "IJBC") / "meta" / "ijbc_1N_probe_mixed.csv"
+    path.write_text(path.read_text().replace("16,7,e", "16,5,e"))
+    open_target(f"ijbc={tmp_path / 'IJBC'}")
+    with pytest.raises(ValueError, match="InsightFace's form needs a mate for every probe, but 1 have none"):
+        open_target(f"ijbc={tmp_path / 'IJBC'},insightface=yes")

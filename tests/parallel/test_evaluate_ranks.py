@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import sys
 import tarfile
+from pathlib import Path
 
 import cv2
 import mxnet as mx
@@ -11,6 +13,10 @@ import numpy as np
 import pytest
 
 from partial_fc.evaluation.verification_set import save_bin
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
+
+from ijb_miniature import write_ijb, write_image  # noqa: E402
 
 pytestmark = pytest.mark.real_ranks
 
@@ -98,3 +104,31 @@ def test_what_one_rank_lacks_ends_all(run_ranks, two_models, launcher):
     assert run.status != 0, run
     assert re.search("error: rank 1: .*none-symbol.json, which the model", run.stderr), run
     assert "accuracy" not in run.stdout, run
+
+
+def test_templates_and_groups_give_the_same_numbers_on_any_number_of_ranks(run_ranks, tmp_path):
+    """The command on IJB-C's and IFRT's miniatures, a model that averages fields of the image."""
+    fields = mx.sym.Pooling(mx.sym.Variable("data"), kernel=(37, 37), stride=(37, 37), pool_type="avg")
+    graph = mx.sym.FullyConnected(fields - 120.5, num_hidden=27, no_bias=True, name="fc1")
+    graph.save(str(tmp_path / "model-symbol.json"))
+    mx.nd.save(str(tmp_path / "model-0000.params"), {"arg:fc1_weight": mx.nd.eye(27)})
+    ijbc = write_ijb(tmp_path / "IJBC")
+    lines = []
+    for place in range(24):
+        write_image(tmp_path / "faces" / f"{place}.png", place % 8 // 2, place)
+        lines.append(f"{place}.png p{place % 8} {'Asian' if place % 2 else 'Indian'}\n")
+    (tmp_path / "list.txt").write_text("".join(lines))
+    targets = [f"ijbc={ijbc},insightface=yes", f"ifrt={tmp_path}/list.txt,images={tmp_path}/faces"]
+    results = []
+    for ranks in (1, 2, 4):
+        numbers = tmp_path / f"{ranks}.json"
+        arguments = [f"{tmp_path}/model,0", "--targets", *targets, "--image-size", "112", "--batch-size", "4"]
+        run = run_ranks(ranks, "-m", "partial_fc.evaluate", *arguments, "--json", numbers, "--no-cache")
+        assert run.status == 0, run
+        assert run.stdout.count(" Rank-1 ") == run.stdout.count("Indian") == 1, run
+        results.append(json.loads(numbers.read_text()))
+    assert results[0] == results[1] == results[2]
+    found = results[0]["models"]["model,0"]["targets"]
+    assert found["ijbc"]["counts"]["probes"] == 4 and found["ijbc"]["metrics"]["Rank-10"]["value"] == 1
+    assert list(found["ifrt"]["metrics"]) == ["Indian", "Asian", "ALL"]
+    assert 0 < found["ifrt"]["metrics"]["ALL"]["value"] < 1

@@ -110,6 +110,32 @@ def _search_block(
     return mate_score_b, np.where(has_mate, rank_b, 0), highest_Sb
 
 
+def check_mates(mate_P: np.ndarray, galleries: Sequence[slice], *, for_union: bool = False) -> None:
+    """Whether there will be ranks and TPIRs, which is known before a search.
+
+    Args:
+        for_union: InsightFace's form is wanted, too.
+
+    Raises:
+        ValueError: a gallery has no probe with a mate in it, or none without; with `for_union`, a probe has no mate.
+    """
+    for part in galleries:
+        is_mated_P = _is_mated(mate_P, part)
+        if is_mated_P.all() or not is_mated_P.any():
+            raise ValueError(
+                f"TPIR at an FPIR needs probes with a mate in a gallery and probes without, but "
+                f"{np.count_nonzero(is_mated_P)} of {len(is_mated_P)} have one"
+            )
+    if for_union and (mate_P < 0).any():
+        raise ValueError(
+            f"InsightFace's form needs a mate for every probe, but {np.count_nonzero(mate_P < 0)} have none"
+        )
+
+
+def _is_mated(mate_P: np.ndarray, part: slice) -> np.ndarray:
+    return (mate_P >= part.start) & (mate_P < part.stop)
+
+
 def rank_rates(result: SearchResult, ranks: Sequence[int]) -> list[float]:
     """The part of the probes with a mate whose mate has that rank or a better one.
 
@@ -130,14 +156,10 @@ def tpir_at_fpir(
     Raises:
         ValueError: a gallery has no probe with a mate in it, or none without.
     """
+    check_mates(result.mate_P, galleries)
     points = []
     for part, highest_P in zip(galleries, result.highest_SP, strict=True):
-        is_mated_P = (result.mate_P >= part.start) & (result.mate_P < part.stop)
-        if is_mated_P.all() or not is_mated_P.any():
-            raise ValueError(
-                f"TPIR at an FPIR needs probes with a mate in a gallery and probes without, but "
-                f"{np.count_nonzero(is_mated_P)} of {len(is_mated_P)} have one"
-            )
+        is_mated_P = _is_mated(result.mate_P, part)
         scores_P = np.where(is_mated_P, result.mate_score_P, highest_P)
         points.append(tar_at_far(scores_P, is_mated_P, target_fpirs))
     return points
@@ -151,10 +173,7 @@ def insightface_tpir(result: SearchResult, target: float) -> float:
     Raises:
         ValueError: a probe has no mate, or the search kept too few scores.
     """
-    if (result.mate_P < 0).any():
-        raise ValueError(
-            f"InsightFace's form needs a mate for every probe, but {np.count_nonzero(result.mate_P < 0)} have none"
-        )
+    check_mates(result.mate_P, (), for_union=True)
     place = math.ceil(len(result.mate_P) * target) - 1
     if not 0 <= place < len(result.highest_others):
         raise ValueError(f"{place + 1} scores are needed, but {len(result.highest_others)} were kept")

@@ -6,6 +6,7 @@ for each gallery, averaged; Rank 1, 5, 10 on their union. The template features:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from partial_fc.collectives import together
 from partial_fc.evaluation.embedder import Embedder
 from partial_fc.evaluation.embedding import contiguous_share
 from partial_fc.evaluation.identification import (
+    check_mates,
     find_mates,
     insightface_tpir,
     rank_rates,
@@ -29,15 +31,25 @@ from partial_fc.evaluation.ijb_lists import (
     read_subjects,
 )
 from partial_fc.evaluation.images import ImageFiles
-from partial_fc.evaluation.negative_scores import negative_scores, operating_points
+from partial_fc.evaluation.negative_scores import count_bins, negative_scores, operating_points
 from partial_fc.evaluation.pair_scores import PairPlan, pair_scores
-from partial_fc.evaluation.rates import far_metrics, roc_curve
-from partial_fc.evaluation.targets import Curve, Metric, Settings, Target, TargetKind, TargetResult, TargetSpec
+from partial_fc.evaluation.rates import far_metrics, roc_curve, score_histogram
+from partial_fc.evaluation.targets import (
+    Curve,
+    Metric,
+    ScoreHistogram,
+    Settings,
+    Target,
+    TargetKind,
+    TargetResult,
+    TargetSpec,
+)
 from partial_fc.evaluation.templates import template_features, weigh_images
 
 TARGET_FPIRS = (0.01, 0.1)
 RANKS = (1, 5, 10)
 PROTOCOLS = ("both", "1:1", "1:N")
+_COUNTED_AT_ONCE = 1 << 22
 
 
 class IjbTarget(Target):
@@ -70,7 +82,7 @@ class IjbTarget(Target):
             pairs, name = read_pairs(Path(f"{prefix}_template_pair_label.txt")), f"{spec.kind}_template_pair_label.txt"
             places = [places_of(templates, known_T, name) for templates in (pairs.first_P, pairs.second_P)]
             self._plan = PairPlan(len(known_T), *places)
-            self._is_same_P = pairs.is_same_P[self._plan.order_P]
+            self._same_places = np.flatnonzero(pairs.is_same_P[self._plan.order_P])
         if protocol in ("both", "1:N"):
             names = [f"{prefix}_1N_gallery_{gallery}.csv" for gallery in GALLERIES[spec.kind]]
             self._galleries = [read_subjects(Path(name)) for name in names]
@@ -78,7 +90,8 @@ class IjbTarget(Target):
             lists = zip([*names, f"{prefix}_1N_probe_mixed.csv"], [*self._galleries, self._probes], strict=True)
             for name, subjects in lists:
                 places_of(subjects.template_Q, known_T, Path(name).name)
-            find_mates(self._probes.subject_Q, self._gallery_subjects())
+            mate_P = find_mates(self._probes.subject_Q, self._gallery_subjects())
+            check_mates(mate_P, self._gallery_parts(), for_union=self._union)
         folder = spec.path_option("images") or spec.path / "loose_crop"
         paths = [folder / name for name in self._list.name_N]
         self._images = ImageFiles(spec.name, paths, self._list.landmarks_N52)
@@ -99,30 +112,36 @@ class IjbTarget(Target):
         counts = {"images": len(self._images), "templates": len(template_T)}
         metrics: list[Metric] = []
         curves: list[Curve] = []
+        histogram = None
         if self._plan is not None:
-            self._verify(unit_TD, embedder, settings, counts, metrics, curves)
+            histogram = self._verify(unit_TD, embedder, settings, counts, metrics, curves)
         if self._probes is not None:
             self._identify(template_T, unit_TD, embedder, counts, metrics, curves)
-        return TargetResult(self.name, self.kind, self._protocol(flip), counts, tuple(metrics), tuple(curves))
+        protocol = self._protocol(flip)
+        return TargetResult(self.name, self.kind, protocol, counts, tuple(metrics), tuple(curves), histogram)
 
-    def _verify(self, unit_TD, embedder: Embedder, settings: Settings, counts, metrics, curves) -> None:
+    def _verify(
+        self, unit_TD, embedder: Embedder, settings: Settings, counts, metrics, curves
+    ) -> ScoreHistogram | None:
         collectives = embedder.collectives
         scores_P = pair_scores(unit_TD, self._plan, collectives, self.name)
-        positives_P = np.sort(scores_P[self._is_same_P])
-        negatives_P = scores_P[~self._is_same_P]
-        negatives = len(negatives_P)
-        own = negatives_P[contiguous_share(negatives, collectives.rank, collectives.size)]
+        positives_P = np.sort(scores_P[self._same_places])
+        scores_P[self._same_places] = -np.inf  # what is left are the negatives
+        negatives = len(scores_P) - len(positives_P)
+        own = scores_P[contiguous_share(len(scores_P), collectives.rank, collectives.size)]
         below = negative_scores(lambda: [own], negatives, settings.target_fars, collectives, f"{self.name}.pairs")
+        counted = count_bins(np.array_split(own, 1 + len(own) // _COUNTED_AT_ONCE))
+        below = replace(below, histogram=sum(collectives.gather_objects(counted, f"{self.name}.histogram")))
         metrics += far_metrics(operating_points(positives_P, below))
         curves += roc_curve(positives_P, below)
         counts |= {"pairs": len(scores_P), "positives": len(positives_P), "negatives": negatives}
+        return score_histogram(positives_P, below)
 
     def _identify(self, template_T, unit_TD, embedder: Embedder, counts, metrics, curves) -> None:
         probes = self._probes
         places_Q = [places_of(one.template_Q, template_T, self.name) for one in (*self._galleries, probes)]
         gallery_GD, probe_PD = unit_TD[np.concatenate(places_Q[:-1])], unit_TD[places_Q[-1]]
-        starts = np.cumsum([0, *(len(one.template_Q) for one in self._galleries)])
-        parts = [slice(int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        parts = self._gallery_parts()
         mate_P = find_mates(probes.subject_Q, self._gallery_subjects())
         others = int(np.ceil(max(TARGET_FPIRS) * len(probe_PD))) if self._union else 0
         result = search(probe_PD, gallery_GD, mate_P, parts, embedder.collectives, self.name, others=others)
@@ -147,6 +166,10 @@ class IjbTarget(Target):
 
     def _gallery_subjects(self) -> np.ndarray:
         return np.concatenate([one.subject_Q for one in self._galleries])
+
+    def _gallery_parts(self) -> list[slice]:
+        starts = np.cumsum([0, *(len(one.template_Q) for one in self._galleries)])
+        return [slice(int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
     def _protocol(self, flip: bool) -> str:
         switches = {"flip": flip, "feature norm": self._feature_norm, "detector score": self._detector_score}

@@ -47,7 +47,7 @@ class Threshold:
 @dataclass(frozen=True)
 class NegativeScores:
     """What is known of the negatives: `thresholds` in the order asked for, and for plots the highest scores, descending
-    (tail), or the counts in `BINS` equal bins of [−1, 1] (histogram); the other is None."""
+    (tail), or the counts in `BINS` equal bins of [−1, 1] (histogram); what was not asked for is None."""
 
     count: int
     thresholds: tuple[Threshold, ...]

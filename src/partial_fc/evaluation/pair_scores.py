@@ -10,6 +10,9 @@ N templates, D embedding size, P pairs.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from partial_fc.collectives import Collectives
@@ -57,10 +60,17 @@ class PairPlan:
         """The pairs of a tile, a part of the plan's order."""
         return slice(int(self._ends[place]), int(self._ends[place + 1]))
 
-    def pick(self, place: int, scores_ab: np.ndarray) -> np.ndarray:
-        """The scores of a tile's pairs."""
-        # The mode is for speed: "raise" would make a copy first.
-        return scores_ab.reshape(-1).take(self._offset_P[self.pairs(place)], mode="clip")
+    def pick(self, place: int, scores_ab: np.ndarray, scores_P: np.ndarray, pool: ThreadPoolExecutor) -> None:
+        """Writes the scores of a tile's pairs to their place in `scores_P`, a part of them each thread of the pool."""
+        pairs = self.pairs(place)
+        bounds = np.linspace(pairs.start, pairs.stop, _threads() + 1).astype(np.int64).tolist()
+        flat = scores_ab.reshape(-1)
+
+        def part(start: int, stop: int) -> None:
+            # The mode is for speed: "raise" would make a copy first. NumPy lets go of the interpreter meanwhile.
+            flat.take(self._offset_P[start:stop], out=scores_P[start:stop], mode="clip")
+
+        list(pool.map(part, bounds[:-1], bounds[1:]))
 
 
 def pair_scores(unit_ND: np.ndarray, plan: PairPlan, collectives: Collectives, name: str) -> np.ndarray:
@@ -70,12 +80,22 @@ def pair_scores(unit_ND: np.ndarray, plan: PairPlan, collectives: Collectives, n
     """
     own = own_share(range(len(plan.tiles)), collectives)
     products = score_tiles(unit_ND[plan.rows], unit_ND[plan.columns], [plan.tiles[place] for place in own])
-    picked = [plan.pick(place, scores_ab) for place, (_, scores_ab) in zip(own, products, strict=True)]
     scores_P = np.empty(len(plan), np.float32)
+    with ThreadPoolExecutor(_threads()) as pool:
+        for place, (_, scores_ab) in zip(own, products, strict=True):
+            plan.pick(place, scores_ab, scores_P, pool)
+    if collectives.size == 1:
+        return scores_P
+    picked = [scores_P[plan.pairs(place)].copy() for place in own]  # ranks may be threads, and scores be written to
     for rank, parts in enumerate(collectives.gather_objects(picked, f"{name}.pairs")):
         for place, part in zip(range(rank, len(plan.tiles), collectives.size), parts, strict=True):
             scores_P[plan.pairs(place)] = part
     return scores_P
+
+
+def _threads() -> int:
+    """As many as the products have."""
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def _used(templates: int, index_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
