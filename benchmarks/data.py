@@ -53,7 +53,7 @@ from partial_fc.data.synthetic_faces import write_synthetic_faces
 WAYS = "decode_only decode_2 rec_1 rec_2 lmdb_2 folder_2 processes_1 processes_2 plain".split()
 SIDE = 112
 FACES = {"identities": 128, "images_per_identity": 20, "held_out_identities": 20, "pairs": 20}
-IMAGES_A_TASK = 32  # of a process; the same as a thread takes here
+IMAGES_A_TASK = 64  # of a process; the same as a thread takes here
 ATTEMPTS = 40
 
 Way = Callable[[], int]  # goes over the images of a round, and returns how many these were
@@ -200,7 +200,7 @@ def processes_way(rec: Path, workers: int, given: argparse.Namespace, resources:
         pending = [begin(update) for update in islice(updates, 3)]
         while pending:
             slot, tasks = pending.pop(0)
-            labels_B = np.array([label for task in tasks for label in task.get(60)], np.int64)
+            labels_B = np.array([label for task in tasks for label in task.get(600)], np.int64)
             images_BHWC = slots[slot].copy()
             assert len(labels_B) == len(images_BHWC)
             pending += [begin(update) for update in islice(updates, 1)]

@@ -26,8 +26,8 @@ from partial_fc.data.source import ImageSource
 log = logging.getLogger("partial_fc")
 
 _REPLACED_LIMIT = 0.01  # of the images that a rank reads in an epoch
-# A task costs some 30 µs and an image of 112×112 some 115; the steps of 32 images at once stay in the caches.
-_IMAGES_A_TASK = (8, 32)  # at least, at most: a batch for all threads, where it is large enough
+# A task costs some 30 µs and an image of 112×112 some 115; the steps of many images at once stay in the caches.
+_IMAGES_A_TASK = (8, 64)  # at least, at most: a batch for all threads, where it is large enough
 
 
 class _Pending(NamedTuple):
