@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from partial_fc.collectives import Collectives
-from partial_fc.evaluation.score_blocks import TILE, Tile, own_share, score_tiles, tiles_of
+from partial_fc.evaluation.score_blocks import Tile, own_share, score_tiles, tiles_of
 
+_TILE = 1024  # 4 MiB of scores, which are still near the processor when they are picked
 
 class PairPlan:
     """A list of pairs sorted by the tiles that hold them: made once for a list, used for every model.
@@ -28,7 +29,7 @@ class PairPlan:
         tiles: those that hold a pair.
     """
 
-    def __init__(self, templates: int, first_P: np.ndarray, second_P: np.ndarray, *, tile: int = TILE) -> None:
+    def __init__(self, templates: int, first_P: np.ndarray, second_P: np.ndarray, *, tile: int = _TILE) -> None:
         """Plans P pairs of `templates` templates, which `first_P` and `second_P` number from 0."""
         self.rows, first_P = _used(templates, first_P)
         self.columns, second_P = _used(templates, second_P)
