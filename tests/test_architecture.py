@@ -23,6 +23,7 @@ LEVELS = [
     ("partial_fc.augmentation", -1),
     ("partial_fc.exit_status", -1),
     ("partial_fc.log_files", -1),
+    ("partial_fc.limited_child", -1),
     ("partial_fc.symbol_file", 0),
     ("partial_fc.config_f2c", -1),
     ("partial_fc.paper", 0),

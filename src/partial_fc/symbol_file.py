@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import json
 import re
-import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import mxnet as mx
 
+from partial_fc.limited_child import try_in_child
+
 LARGEST_BYTES = 64 << 20
-_SECONDS, _MEMORY_BYTES = 60, 8 << 30  # of the child; MXNet alone takes 1 GiB of addresses
 
 # Operators with a leading underscore are MXNet's own tools: of these, arithmetic alone.
 _ARITHMETIC = re.compile(
@@ -50,26 +48,15 @@ def load_symbol(path: Path) -> mx.sym.Symbol:
     """
     check_symbol(path)
     try:
-        child = subprocess.run(
-            [sys.executable, "-S", "-c", _LOAD, mx.libinfo.find_lib_path()[0], str(path)],
-            capture_output=True,
-            timeout=2 * _SECONDS,
-            preexec_fn=_limit,
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"{path} does not hold an MXNet symbol: to load it takes more than {_SECONDS} s") from None
-    if child.returncode != 0:
-        raise ValueError(f"{path} does not hold an MXNet symbol: MXNet refuses it (status {child.returncode})")
+        status = try_in_child(_LOAD, mx.libinfo.find_lib_path()[0], str(path), options=("-S",))
+    except TimeoutError as error:
+        raise ValueError(f"{path} does not hold an MXNet symbol: to load it, {error}") from None
+    if status != 0:
+        raise ValueError(f"{path} does not hold an MXNet symbol: MXNet refuses it (status {status})")
     try:
         return mx.sym.load(str(path))
     except mx.MXNetError as error:
         raise ValueError(f"{path} does not hold an MXNet symbol") from error
-
-
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def check_symbol(path: Path) -> None:

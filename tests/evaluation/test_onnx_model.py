@@ -1,10 +1,14 @@
 """ONNX files as models: what they say of their input is heeded, and what they cannot give is refused."""
 
+import contextlib
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from partial_fc import limited_child
+from partial_fc.evaluation import onnx_check
 from partial_fc.evaluation.onnx_model import OnnxModel, model_files
 from partial_fc.evaluation.pixel_form import ModelOptions, PixelForm, form_from_attributes, parse_numbers
 
@@ -132,6 +136,41 @@ def test_weights_apart_are_files_of_the_model(tmp_path):
     model = onnx.load(str(save(tmp_path / "m.onnx")))
     onnx.save(model, str(tmp_path / "large.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=1)
     assert model_files(tmp_path / "large.onnx") == [tmp_path / "large.onnx", tmp_path / "weights.bin"]
+
+
+@pytest.mark.parametrize("name", ["../weights.bin", "/etc/passwd", "a/../../weights.bin"])
+def test_weights_outside_the_directory_are_refused(tmp_path, name):
+    model = onnx.load(str(save(tmp_path / "m.onnx")))
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], name)
+    (tmp_path / "large.onnx").write_bytes(model.SerializeToString())
+    for read in (model_files, lambda path: OnnxModel(path, 2, ModelOptions())):
+        with pytest.raises(ValueError, match=r"keeps weights in .*: they must lie in its own directory"):
+            read(tmp_path / "large.onnx")
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"ends the process that loads it \(signal 11\)"),
+        ("import signal; signal.pause()", "to load it, it takes more than"),
+    ],
+)
+def test_a_file_that_ends_its_process_is_refused(tmp_path, monkeypatch, program, says):
+    monkeypatch.setattr(onnx_check, "_TRY", program)
+    monkeypatch.setattr(limited_child, "_SECONDS", 1)
+    with pytest.raises(ValueError, match=f"m.onnx is not an ONNX model.*{says}"):
+        OnnxModel(save(tmp_path / "m.onnx"), 2, ModelOptions())
+
+
+def test_mutations_are_an_error_or_an_answer(tmp_path):
+    content, path = save(tmp_path / "m.onnx").read_bytes(), tmp_path / "changed.onnx"
+    for seed in range(10):
+        rng, changed = np.random.default_rng(seed), bytearray(content)
+        for at in rng.integers(len(content), size=3):
+            changed[at] = rng.integers(256)
+        path.write_bytes(changed[: rng.integers(len(content) // 2, 2 * len(content))])
+        with contextlib.suppress(ValueError):
+            OnnxModel(path, 2, ModelOptions())
 
 
 def test_forms_of_pixels():

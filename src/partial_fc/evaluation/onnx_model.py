@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
+from partial_fc.evaluation.onnx_check import read_onnx, weight_files
 from partial_fc.evaluation.pixel_form import (
     ModelOptions,
     PixelForm,
@@ -56,7 +56,7 @@ class OnnxModel:
 
     def __init__(self, path: Path, batch_size: int, options: ModelOptions, device: int = 0) -> None:
         self._path = path
-        graph = _read_graph(path)
+        graph = read_onnx(path).graph
         self._session = _open_session(path, device)
         attributes = self._session.get_modelmeta().custom_metadata_map
         shape = self._find_input()
@@ -118,19 +118,7 @@ class OnnxModel:
 
 def model_files(path: Path) -> list[Path]:
     """The file and those that hold its weights where they are apart from it, in a settled order."""
-    graph = _read_graph(path)
-    apart = {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
-    return [path, *(path.parent / name for name in sorted(apart))]
-
-
-def _read_graph(path: Path) -> onnx.GraphProto:
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except DecodeError as error:
-        raise ValueError(f"{path} is not an ONNX model") from error
-    if not model.graph.node or not model.graph.output:
-        raise ValueError(f"{path} is not an ONNX model: it has no graph")
-    return model.graph
+    return [path, *(path.parent / name for name in weight_files(read_onnx(path)))]
 
 
 def _open_session(path: Path, device: int) -> onnxruntime.InferenceSession:
