@@ -48,7 +48,7 @@ class LeftOut(NamedTuple):
 def left_out(source: ImageSource, index: int, error: ValueError) -> LeftOut:
     """Image `index`, left out for `error`, whose message may or may not begin with where the image is."""
     where, why = source.where(index), str(error)
-    return LeftOut(where, why.removeprefix(where).strip())
+    return LeftOut(where, why.removeprefix(where).lstrip(": "))
 
 
 @dataclass

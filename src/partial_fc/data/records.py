@@ -130,7 +130,8 @@ class RecordSource:
             payload = self._file.read(self._offsets.item(index), self._expected_bytes)
             return payload, *unpack_label(payload)
         except RecordError as error:
-            raise ValueError(f"{self.where(index)} {error}") from None
+            why = str(error).removeprefix(self.name)  # which `where` begins with, too
+            raise ValueError(f"{self.where(index)}{'' if why.startswith(':') else ' '}{why.lstrip()}") from None
 
     def _load_index(self) -> RecordIndex:
         path = Path(self.name).with_suffix(".idx")
