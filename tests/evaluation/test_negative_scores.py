@@ -109,3 +109,15 @@ def test_no_negatives_or_no_positives_give_no_number():
     found = negative_scores(lambda: [np.zeros(3, np.float32)], 3, [0.1], SingleProcess(), "x")
     with pytest.raises(ValueError, match="no pair of one person"):
         operating_points(np.empty(0), found)
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_highest_scores_on_threads(threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr(module, "_FOR_THREADS", 10)
+    scores = np.random.default_rng(3).integers(-50, 50, 1003).astype(np.float32)
+    scores[::7] = -np.inf
+    highest = HighestScores(205)
+    for block in np.array_split(scores, 4):
+        highest.add(block)
+    assert highest.descending().tolist() == sorted(scores.tolist(), reverse=True)[:205]

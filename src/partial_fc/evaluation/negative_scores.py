@@ -12,7 +12,9 @@ A block is any float32 array; entries that are no negative pairs are −inf. Blo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +31,7 @@ CURVE_SCORES = 1 << 17
 BINS = 1 << 16
 _COLLECTED_AT_ONCE = 1 << 22
 _SAMPLE_STRIDE = 61
+_FOR_THREADS = 1 << 20
 
 Blocks = Callable[[], Iterable[np.ndarray]]
 """Gives a rank's blocks, the same at each call."""
@@ -69,17 +72,21 @@ class HighestScores:
         flat = scores.reshape(-1)
         if self._bound == -np.inf and len(flat) > 2 * self._keep:
             self._bound = _bound_by_sample(flat, self._keep)
-        above = flat[flat > self._bound]
-        if len(above):
-            self._kept.append(above)
-            self._count += len(above)
+        for above in _on_threads(lambda part: part[part > self._bound], flat):
+            if len(above):
+                self._kept.append(above)
+                self._count += len(above)
         if self._count > 2 * self._keep + _COLLECTED_AT_ONCE // 4:
             self._shrink()
 
     def descending(self) -> np.ndarray:
         """The scores held, highest first."""
         self._shrink()
-        return np.sort(self._kept[0])[::-1] if self._kept else np.empty(0, np.float32)
+        if not self._kept:
+            return np.empty(0, np.float32)
+        runs = np.concatenate(_on_threads(np.sort, self._kept[0]))
+        runs.sort(kind="stable")  # which merges what is sorted
+        return runs[::-1]
 
     def _shrink(self) -> None:
         if not self._kept:
@@ -89,6 +96,15 @@ class HighestScores:
             scores = np.partition(scores, len(scores) - self._keep)[len(scores) - self._keep :]
             self._bound = scores[0]  # the pivot: none of the others is lower
         self._kept, self._count = [scores], len(scores)
+
+
+def _on_threads(function: Callable[[np.ndarray], np.ndarray], scores: np.ndarray) -> list[np.ndarray]:
+    """`function` of the parts of many scores, one a thread: NumPy lets go of the interpreter. Few are one part."""
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    if threads == 1 or len(scores) < _FOR_THREADS:
+        return [function(scores)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, np.array_split(scores, threads)))
 
 
 def _bound_by_sample(scores: np.ndarray, keep: int) -> np.float32:
