@@ -15,10 +15,12 @@ import default
 import symbol
 from partial_fc.collectives import Collectives, RankError, SingleProcess, run_thread_ranks
 from partial_fc.config import parse_arguments
+from partial_fc.data.augment import Augmentation
 from partial_fc.data.record_writer import RecordWriter
 from partial_fc.data.records import RecordSource
 from partial_fc.data.synthetic_faces import ensure_synthetic_faces
 from partial_fc.evaluation.model import load_model
+from partial_fc.evaluation.pixel_form import ModelOptions
 from partial_fc.evaluation.verification import verify_set
 from partial_fc.evaluation.verification_set import load_bin
 from partial_fc.testing_run import with_frozen_batch_norm, write_tiny_faces
@@ -78,7 +80,7 @@ class TestARun:
         assert set(manifest["versions"]) == {"python", "mxnet"}
 
         # What was saved scores what the log says.
-        model = load_model(f"{run / 'model'},0", mx.cpu(), batch_size=8, image_size=24)
+        model = load_model(f"{run / 'model'},0", mx.cpu(), 8, ModelOptions(image_size=24))
         result = verify_set(
             load_bin(faces / "val.bin"), model.embed, image_size=24, batch_size=8, collectives=SingleProcess()
         )
@@ -127,7 +129,7 @@ class TestARun:
             run_thread_ranks(2, lambda collectives: train(config, collectives))
         expected = {"batch_size": 8, "image_size": 24, "ranks": 2, "seed": 5}
         if loader == "TrainingLoader":
-            expected["threads"] = 3
+            expected |= {"threads": 3, "augmentation": Augmentation()}
         assert made == {0: expected, 1: expected}
 
     def test_the_learning_rate_falls_at_its_steps(self, faces: Path) -> None:

@@ -334,7 +334,7 @@ def test_a_request_to_end_reaches_the_ranks_and_nothing_starts_again(launch, num
         assert process.poll() is None
         waiting.wait(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     assert calls(launch) == ["started", "asked"]
     assert "ends after this step, with a checkpoint" in errors

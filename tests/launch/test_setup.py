@@ -382,5 +382,5 @@ def test_are_installed_compares_pins_with_what_is_there(requirements, installed)
 def test_every_requirement_is_pinned():
     for name in ("requirements.txt", "requirements-test.txt"):
         for line in (PROJECT / name).read_text().splitlines():
-            pinned = re.fullmatch(r'[A-Za-z0-9-]+==[0-9.]+(; python_version < "3\.11")?', line)
+            pinned = re.fullmatch(r'[A-Za-z0-9_-]+==[0-9.]+(post[0-9]+)?(; python_version < "3\.11")?', line)
             assert pinned or not line or line.startswith("#"), line
