@@ -26,16 +26,24 @@ class TargetColumns:
     Attributes:
         column_N: (N,) int32, the target's column in [0, S), or −1 where another rank owns it.
         array_N: the same on the device that computes.
+        ascending_N: (N,) int32, the columns sorted.
+        ascending_2N: (2, N) int32, the numbers of the samples in that order and their columns, on the device: a block
+            takes its part there, since a copy from the host would wait for the device block by block.
     """
 
     column_N: np.ndarray
     array_N: mx.nd.NDArray
+    ascending_N: np.ndarray
+    ascending_2N: mx.nd.NDArray
 
     @classmethod
     def on(cls, context: mx.Context, column_N: np.ndarray) -> TargetColumns:
         """Copies the columns to a device."""
         column_N = column_N.astype(np.int32)
-        return cls(column_N, mx.nd.array(column_N, ctx=context, dtype="int32"))
+        order_N = np.argsort(column_N, kind="stable")
+        ascending_2N = np.stack([order_N, column_N[order_N]])
+        array_N, array_2N = (mx.nd.array(a, ctx=context, dtype="int32") for a in (column_N, ascending_2N))
+        return cls(column_N, array_N, column_N[order_N], array_2N)
 
 
 @dataclass(frozen=True)
@@ -47,15 +55,13 @@ class BlockTargets:
     size: int
 
     @cached_property
-    def sample_K(self) -> np.ndarray:
-        """(K,) int32, numbers of the samples whose target lies in the block, ascending."""
-        column_N = self.columns.column_N
-        return np.flatnonzero((column_N >= self.first) & (column_N < self.first + self.size)).astype(np.int32)
-
-    @cached_property
-    def column_K(self) -> np.ndarray:
-        """(K,) int32, the column of each one's target within the block."""
-        return self.columns.column_N[self.sample_K] - np.int32(self.first)
+    def index_2K(self) -> mx.nd.NDArray | None:
+        """(2, K) int32 on the device, the samples whose target lies in the block and its column there; None of none."""
+        begin, end = np.searchsorted(self.columns.ascending_N, [self.first, self.first + self.size]).tolist()
+        if begin == end:
+            return None
+        sample_K, column_K = (self.columns.ascending_2N[row][begin:end] for row in (0, 1))
+        return mx.nd.stack(sample_K, column_K - self.first)
 
 
 @dataclass
