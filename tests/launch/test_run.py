@@ -328,6 +328,8 @@ def test_a_request_to_end_reaches_the_ranks_and_nothing_starts_again(launch, num
     process = subprocess.Popen(
         ["bash", str(launch.root / "run.sh"), "--restarts", "5"], env=launch.environment(), cwd=launch.root,
         stderr=subprocess.PIPE, text=True,
+        # Under nohup the tests ignore SIGHUP, and a shell cannot trap what was ignored when it started.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )  # fmt: skip
     waiting = threading.Event()
     while not (launch.records / "calls").exists():
