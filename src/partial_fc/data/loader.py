@@ -2,7 +2,7 @@
 
 Threads, not processes: reading and decoding leave Python's lock, which is then free for nine tenths of the
 time, and threads write their pixels where they are wanted. Processes take no lock, and hand their batches over
-by a copy out of shared memory and messages: `benchmarks/data.py` measures both, and two threads are the faster.
+by a copy out of shared memory and messages: `benchmarks/data.py` measures both, and two of either are as fast.
 """
 
 from __future__ import annotations
