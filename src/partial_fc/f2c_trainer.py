@@ -80,7 +80,8 @@ class F2CTrainer:
         if math.isfinite(loss):
             finite = self.backbone.gradients_finite()
             if finite:
-                norm = self._update_backbone(learning_rate, loss_scale)
+                gradients = self.backbone.gradients
+                norm = self.optimizer.update_clipped(gradients, learning_rate, loss_scale, self.clip)
             else:
                 skipped = "a gradient of the backbone is not finite"
             self.loss_scale.after_update(finite)
@@ -137,12 +138,3 @@ class F2CTrainer:
         if finite:
             self.backbone.backward(gradient_BD * loss_scale, another_follows=on_trial)
         return loss
-
-    def _update_backbone(self, learning_rate: float, loss_scale: float) -> float | None:
-        """The backbone's update by its finite gradients, clipped where they shall be; returns their norm then."""
-        if self.clip is None:
-            self.optimizer.update(self.backbone.gradients, learning_rate, loss_scale)
-            return None
-        norm, factor = self.clip.norm_and_factor(self.backbone.gradients, loss_scale)
-        self.optimizer.update(self.backbone.gradients, learning_rate, loss_scale, factor)
-        return norm

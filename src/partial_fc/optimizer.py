@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import mxnet as mx
 
+from partial_fc.guards import GradientClip
+
 # MXNet's fused update takes at most 60 parameters at a time.
 _GROUP_SIZE = 40
 _UNDECAYED_SUFFIXES = ("_bias", "_gamma", "_beta")
@@ -74,6 +76,21 @@ class SGD:
                 num_weights=len(group),
                 out=[self._parameters[name] for name in group],
             )
+
+    def update_clipped(
+        self, gradients: dict[str, mx.nd.NDArray], learning_rate: float, loss_scale: float, clip: GradientClip | None
+    ) -> float | None:
+        """:meth:`update` by gradients that are finite, clipped where they shall be.
+
+        Returns:
+            Their global norm before clipping, of the loss itself; None where none is clipped.
+        """
+        if clip is None:
+            self.update(gradients, learning_rate, loss_scale)
+            return None
+        norm, factor = clip.norm_and_factor(gradients, loss_scale)
+        self.update(gradients, learning_rate, loss_scale, factor)
+        return norm
 
     def _update_nesterov(self, gradients: dict[str, mx.nd.NDArray], learning_rate: float, factor: float) -> None:
         for name, weight in self._parameters.items():

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import mxnet as mx
 import numpy as np
 
 from partial_fc.backbone import Backbone
@@ -78,7 +77,8 @@ class Trainer:
             self.backbone.backward(gradient_BD * loss_scale)
             finite = self.backbone.gradients_finite()
             if finite:
-                norm = self._update_backbone(learning_rate, loss_scale)
+                gradients = self.backbone.gradients
+                norm = self.optimizer.update_clipped(gradients, learning_rate, loss_scale, self.clip)
             else:
                 skipped = "a gradient of the backbone is not finite"
             self.loss_scale.after_update(finite)
@@ -108,13 +108,3 @@ class Trainer:
             return self.head.sample(label_N, self.update)
         except ValueError as error:
             raise RankError(str(error)) from error
-
-    def _update_backbone(self, learning_rate: float, loss_scale: float) -> float | None:
-        """The backbone's update by its finite gradients, clipped where they shall be; returns their norm then."""
-        gradients: dict[str, mx.nd.NDArray] = self.backbone.gradients
-        if self.clip is None:
-            self.optimizer.update(gradients, learning_rate, loss_scale)
-            return None
-        norm, factor = self.clip.norm_and_factor(gradients, loss_scale)
-        self.optimizer.update(gradients, learning_rate, loss_scale, factor)
-        return norm

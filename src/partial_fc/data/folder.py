@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from partial_fc.data.image_files import ImageFiles
+
 log = logging.getLogger("partial_fc")
 
 _EXTENSIONS = (b".jpg", b".jpeg", b".png")
 
 
-class FolderSource:
+class FolderSource(ImageFiles):
     """The `.jpg`, `.jpeg` and `.png` files of each folder in `directory`: an `ImageSource`.
 
     Labels number the folders that hold an image, in the order of their names' bytes; images stand in the
@@ -73,9 +75,6 @@ class FolderSource:
         self._ends, self._labels = np.array(ends), np.array(labels)
         self.num_identities = len(self.identity_names)
 
-    def __len__(self) -> int:
-        return len(self._labels)
-
     def path(self, index: int) -> bytes:
         """The path of image `index`, as the file system has it."""
         label = self._labels.item(index)
@@ -84,23 +83,6 @@ class FolderSource:
 
     def key(self, index: int) -> str:
         return os.fsdecode(self.path(index)[len(self._directory) + 1 :])
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        try:
-            with open(self.path(index), "rb", buffering=0) as file:
-                return file.read(), self._labels.item(index)
-        except OSError as error:
-            raise ValueError(f"{self.where(index)} cannot be read ({error.strerror})") from None
-
-    def where(self, index: int) -> str:
-        return self.path(index).decode(errors="backslashreplace")
-
-    def labels(self) -> np.ndarray:
-        """The label of every image, int64 (N,)."""
-        return self._labels.astype(np.int64)
-
-    def close(self) -> None:
-        """There is nothing to give back."""
 
 
 def identity_folders(directory: str | os.PathLike[str]) -> list[bytes]:

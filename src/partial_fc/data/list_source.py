@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from partial_fc.data.image_files import ImageFiles
 from partial_fc.data.text_lines import MAX_LINE_BYTES, chunks_of_lines
 
 _LABEL_LIMIT = 1 << 48
@@ -41,7 +42,7 @@ def read_list(path: str | os.PathLike[str]) -> Iterator[ListLine]:
                 yield _parse(line.rstrip(b"\r"), number, path)
 
 
-class ListSource:
+class ListSource(ImageFiles):
     """The images of a `.lst`, in the order of its lines: an `ImageSource`.
 
     list_path: the list. root: what its paths are relative to, the directory of the list unless given. C is
@@ -67,9 +68,6 @@ class ListSource:
         self._ends, self._labels = np.array(ends), np.array(labels, np.int64)
         self.num_identities = int(self._labels.max()) + 1
 
-    def __len__(self) -> int:
-        return len(self._labels)
-
     def path(self, index: int) -> bytes:
         """The path of image `index`, as the file system has it."""
         return os.path.join(self._root, self._path(index))
@@ -77,24 +75,8 @@ class ListSource:
     def key(self, index: int) -> str:
         return os.fsdecode(self._path(index))
 
-    def read(self, index: int) -> tuple[bytes, int]:
-        try:
-            with open(self.path(index), "rb", buffering=0) as file:
-                return file.read(), self._labels.item(index)
-        except OSError as error:
-            raise ValueError(f"{self.where(index)} cannot be read ({error.strerror})") from None
-
-    def where(self, index: int) -> str:
-        return self.path(index).decode(errors="backslashreplace")
-
-    def labels(self) -> np.ndarray:
-        return self._labels.copy()
-
     def _path(self, index: int) -> bytes:
         return bytes(self._paths[self._ends.item(index) : self._ends.item(index + 1)])
-
-    def close(self) -> None:
-        """There is nothing to give back."""
 
 
 def _parse(line: bytes, number: int, path: Path) -> ListLine:
