@@ -53,6 +53,7 @@ class Run:
         variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
         variables |= {
             "NP": str(RANKS),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # for soak_rank.sh
             "PYTHON": str(ROOT / "tests" / "soak_rank.sh"),
             "OMP_NUM_THREADS": "1",
             "PARTIAL_FC_SOAK_NOTES": str(self.directory),
@@ -158,8 +159,8 @@ def compare(disturbed: Run, plain: Run, updates: int, num_images: int) -> int:
     return updates * BATCH * RANKS
 
 
-def soak(minutes: float, seed: int, directory: Path) -> None:
-    """The whole of it, in a directory of its own."""
+def soak(minutes: float, seed: int, directory: Path) -> str:
+    """The whole of it, in a directory of its own; says what was survived."""
     faces = directory / "faces"
     ensure_synthetic_faces(
         faces, **{"identities": 61, "images_per_identity": 5, "held_out_identities": 20, "pairs": 20},
@@ -185,10 +186,20 @@ def soak(minutes: float, seed: int, directory: Path) -> None:
     made = sum(faults.values())
     images = compare(disturbed, plain, updates, num_images=61 * 5)
     kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(faults.items()))
-    print(f"faults made: {made} ({kinds}); faults survived: {made}")
-    print(f"updates: {updates}, none missing or repeated; losses equal bit for bit to those of an undisturbed run")
-    print(f"images: {images}, none of an epoch lost or seen twice")
     assert made > 0, "no fault was made: give it more minutes"
+    return (
+        f"faults made: {made} ({kinds}); faults survived: {made}\n"
+        f"updates: {updates}, none missing or repeated; losses equal bit for bit to those of an undisturbed run\n"
+        f"images: {images}, none of an epoch lost or seen twice"
+    )
+
+
+def ends_of_outputs(directory: Path) -> str:
+    """What the runs said last."""
+    return "\n".join(
+        f"--- the end of {output}\n{output.read_text(errors='replace')[-4000:]}"
+        for output in sorted(directory.glob("*/output"))
+    )
 
 
 def main() -> int:
@@ -198,11 +209,9 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="partial-fc-soak-") as name:
         try:
-            soak(arguments.minutes, arguments.seed, Path(name))
+            print(soak(arguments.minutes, arguments.seed, Path(name)))
         except AssertionError as error:
-            print(f"soak: FAILED: {error}", file=sys.stderr)
-            for output in sorted(Path(name).glob("*/output")):
-                print(f"--- the end of {output}\n{output.read_text(errors='replace')[-4000:]}", file=sys.stderr)
+            print(f"soak: FAILED: {error}\n{ends_of_outputs(Path(name))}", file=sys.stderr)
             return 1
     return 0
 
