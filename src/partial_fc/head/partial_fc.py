@@ -22,6 +22,7 @@ from partial_fc.collectives import Collectives
 from partial_fc.head import matmul
 from partial_fc.head.buffers import Buffers
 from partial_fc.head.centers import CenterBlock, ClassCenters, LoadedBlock
+from partial_fc.head.decay_history import DecayHistory
 from partial_fc.head.kernels import BlockTargets, SoftmaxState, TargetColumns, UpdateRule
 from partial_fc.head.kernels.select import select_kernels
 from partial_fc.head.margin import Margin
@@ -77,7 +78,7 @@ class PartialFC:
         margin: from the target's cosine to its logit.
         scale: s, the logits' scale.
         sample_ratio: r in (0, 1], the share of its classes that a rank samples each step.
-        momentum, weight_decay: of the centers' SGD, on sampled rows only.
+        momentum, weight_decay: of the centers' SGD, on sampled rows; see ``lazy_updates`` for the others.
         seed: decides the initial centers and the negatives.
         context: the device that computes.
         storage: where and as what the centers are kept.
@@ -86,6 +87,8 @@ class PartialFC:
         logits_chunk: None keeps the logits of all sampled classes, N·S float32, from the forward to the backward
             pass. A number keeps those of so many classes alone and computes them again (arXiv 2411.09009): one
             matrix product more, and memory that does not grow with the classes.
+        lazy_updates: class centers that are not sampled move on by momentum and weight decay, as in the dense update,
+            computed when they are next sampled. Otherwise they stay as they are, as in the paper.
 
     Raises:
         ValueError: a value out of its range.
@@ -108,6 +111,7 @@ class PartialFC:
         kernels: str = "auto",
         block_rows: int = DEFAULT_BLOCK_ROWS,
         logits_chunk: int | None = None,
+        lazy_updates: bool = False,
     ) -> None:
         if not 0.0 < sample_ratio <= 1.0:
             raise ValueError(f"the sample ratio must lie in (0, 1], but is {sample_ratio}")
@@ -140,6 +144,8 @@ class PartialFC:
             block_rows=block_rows if logits_chunk is None else logits_chunk,
             rank=collectives.rank,
         )
+        if lazy_updates:
+            self.centers.follow(DecayHistory())
         self._buffers = Buffers(self._context)
         self._pending: _Forward | None = None
 
@@ -253,6 +259,7 @@ class PartialFC:
             matmul.gradients(logits_NB, pending.unit_ND, loaded.weight_BD, part_ND, gradient_BD)
             unit_gradient_ND += part_ND
             self.centers.update(block, loaded, gradient_BD, projection_B, rule)
+        self.centers.updated(sample.row_S, rule)
         unit_gradient_ND *= self.scale / n
         own_BD = self._collectives.reduce_scatter(unit_gradient_ND, "head.embedding_gradients")
         own = slice(self._collectives.rank * own_BD.shape[0], (self._collectives.rank + 1) * own_BD.shape[0])
