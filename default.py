@@ -32,6 +32,7 @@ COMMON = {
     "gallery_momentum": 0.99,  # of F²C's second network, g ← 0.99·g + 0.01·p
     "batch_size": 64,  # images a rank and update
     "sample_ratio": 1.0,  # part of a rank's class centers that takes part in an update, in (0, 1]
+    "lazy_updates": False,  # the other class centers move on by momentum and weight decay, as in the dense update
     "lr": 0.1,  # learning rate of backbone and class centers
     "lr_factor": 0.1,  # what the learning rate is multiplied by at each of lr_steps
     "lr_steps": (),  # updates

@@ -17,6 +17,7 @@ GIVEN = {
     "--rec": ("faces/train.rec", Path("faces/train.rec")),
     "--val": ("a/lfw.bin b/cfp.bin", (Path("a/lfw.bin"), Path("b/cfp.bin"))),
     "--sample-ratio": ("0.1", 0.1),
+    "--lazy-updates": ("", True),
     "--batch-size": ("17", 17),
     "--data": ("a.rec b keys.txt", (Path("a.rec"), Path("b"), Path("keys.txt"))),
     "--shared-labels": ("", True),

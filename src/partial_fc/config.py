@@ -53,6 +53,7 @@ class RunConfig:
     queue_size: int | str | None
     gallery_momentum: float
     sample_ratio: float
+    lazy_updates: bool
     batch_size: int
     max_update: int
     epochs: float | None
@@ -243,6 +244,9 @@ OPTIONS = {
     "--sample-ratio": Option("sample_ratio",
                              "share of its class centers that a rank samples an update, in (0, 1]",
                              {"type": float, "metavar": "R"}),
+    "--lazy-updates": Option("lazy_updates", "class centers that an update does not sample move on by momentum and "
+                             "weight decay, as in the dense update, computed when they are next sampled; otherwise "
+                             "they stay as they are", {"action": argparse.BooleanOptionalAction}),
     "--queue-size": Option("queue_size", "slots of F²C's pool of identities: a number, or a share of the identities "
                            "as 1%, which is raised to those of one gathered batch where it is smaller",
                            {"type": queue_size, "metavar": "Q"}),
@@ -419,6 +423,7 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         queue_size=recipe.queue_size,
         gallery_momentum=recipe.gallery_momentum,
         sample_ratio=recipe.sample_ratio,
+        lazy_updates=recipe.lazy_updates,
         batch_size=recipe.batch_size,
         max_update=recipe.max_update if recipe.epochs is None else UNCOUNTED,
         epochs=recipe.epochs,

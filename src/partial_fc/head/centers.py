@@ -127,6 +127,13 @@ class ClassCenters:
         """From now on rows that are not sampled move on; none has had an update of the history yet."""
         self.lazy = LazyUpdates(self.stores, history)
 
+    def stop_following(self) -> None:
+        """Brings every row up to date; from now on those that are not sampled stay as they are."""
+        self.settle_all()
+        for store in self.stores:
+            store.last_R = None
+        self.lazy = None
+
     def settle_all(self) -> None:
         """Brings every row up to date where it is stored, for whoever reads them all; ``lazy`` may be set."""
         if self.lazy is not None:

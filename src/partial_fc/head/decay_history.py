@@ -4,8 +4,9 @@ An update with learning rate η, weight decay λ and momentum μ moves a row W w
 
     M ← μM − ηλW,  W ← W + M       that is   (W, M) ← A·(W, M),   A = [[1 − ηλ, μ], [−ηλ, μ]]
 
-so that the updates j, …, t − 1 together are the 2×2 product A_{t−1}·…·A_j, for every element of the row alike. For λ = 0
-it holds μ^k, for μ = 0 it is (1 − ηλ)^k; with both, and with a learning rate that changes, it has no simpler form.
+so that the updates j, …, t − 1 together are the 2×2 product A_{t−1}·…·A_j, for every element of the row alike. Of k
+updates it takes the momentum to μ^k·M where λ = 0, and the row to (1 − ηλ)^k·W where μ = 0; with both, and with a
+learning rate that changes, it has no simpler form.
 
 Legend: T updates made, K or B rows, D embedding size.
 """
@@ -84,7 +85,9 @@ class DecayHistory:
         factors_K4[:, 0] -= 1.0
         return factors_K4.astype(np.float32)[place[last_B]]
 
-    def _advance(self, level: int, position_K: np.ndarray, product_K22: np.ndarray, wanted_K: np.ndarray | bool) -> None:
+    def _advance(
+        self, level: int, position_K: np.ndarray, product_K22: np.ndarray, wanted_K: np.ndarray | bool
+    ) -> None:
         """Takes the block of a level that begins at each position, where it is wanted and ends by the last update."""
         taken = np.flatnonzero(wanted_K & (position_K + (1 << level) <= len(self)))
         if len(taken):

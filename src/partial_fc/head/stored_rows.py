@@ -14,7 +14,8 @@ from partial_fc.head.row_store import RowStore
 def put_rows(store: RowStore, rows_B: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
     """Gives rows of a store, (B,) ascending, the values of ``weight``, ``momentum``, ``scale`` and ``inverse_norm``.
 
-    ``last_update`` goes to a store that keeps such numbers, which must be among the arrays then. What is saved in the store's own types is put back to the last bit.
+    A store that keeps the rows' last updates gets ``last_update`` too, which must be there then. What is saved in the
+    store's own types is put back to the last bit.
     """
     weight_BD = arrays["weight"]
     same = weight_BD.dtype == store.weight_RD.dtype
