@@ -48,14 +48,13 @@ def make_case(**options: Any) -> LayerCase:
 
 
 def take_steps(case: LayerCase, collectives: Collectives, **options: Any) -> Trace:
-    layer = case.make_layer(collectives, lazy_updates=True, **options)
+    ratios = [(step, 1.0 if step in ALL_ROWS else case.sample_ratio) for step in range(1, STEPS)]
+    layer = case.make_layer(collectives, lazy_updates=True, sample_ratio_steps=ratios, **options)
     trace = Trace()
     for step in range(STEPS):
         x_ND, label_N = case.batch(step)
-        take_all = step in ALL_ROWS
-        layer.sample_ratio = 1.0 if take_all else case.sample_ratio
         sample = layer.sample(label_N, step)
-        assert (len(sample.row_S) == layer.centers.count) == take_all
+        assert (len(sample.row_S) == layer.centers.count) == (step in ALL_ROWS)
         if step in SKIPPED:
             x_ND = np.full_like(x_ND, np.nan)
         trace.loss.append(layer.forward(mx.nd.array(own_part(x_ND, collectives)), sample))
