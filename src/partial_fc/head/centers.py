@@ -135,7 +135,10 @@ class ClassCenters:
         self.lazy = None
 
     def settle_all(self) -> None:
-        """Brings every row up to date where it is stored, for whoever reads them all; ``lazy`` may be set."""
+        """Brings every row up to date where it is stored: for whoever reads them all, between two steps.
+
+        Nothing to do where unsampled rows stay as they are.
+        """
         if self.lazy is not None:
             self.initialize_all()
             self.lazy.settle_all()
