@@ -35,6 +35,7 @@ OPTIONS = [
     *("--check-every-updates", "10", "--stall-timeout-seconds", "120"),
 ]
 _RUN_VARIABLE = "PARTIAL_FC_SOAK_RUN"
+_LEAST_FAULTS = 3
 _PATIENCE_SECONDS = 600.0  # for one more update, on a machine that does other things too
 
 
@@ -113,10 +114,10 @@ class Run:
 
 
 def disturb(run: Run, seconds: float, rng: random.Random, pause: threading.Event) -> Counter[str]:
-    """Kills one rank or all at random moments, until the time is up; what was done, by kind."""
+    """Kills one rank or all at random moments, until the time is up, on a slow machine too; what was done, by kind."""
     faults: Counter[str] = Counter()
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end or faults.total() < _LEAST_FAULTS:
         starting = rng.random() < 0.15  # else in the middle of training, or of a save
         if not starting and not run.wait_for_steps(_PATIENCE_SECONDS, pause):
             raise AssertionError(f"the run ended with status {run.process.poll()}: see {run.directory / 'output'}")
@@ -134,7 +135,7 @@ def disturb(run: Run, seconds: float, rng: random.Random, pause: threading.Event
                 continue
         if killed:
             faults["one rank" if killed < RANKS else "all ranks"] += 1
-            print(f"fault {sum(faults.values())}: SIGKILL of {killed} of {RANKS} ranks", flush=True)
+            print(f"fault {faults.total()}: SIGKILL of {killed} of {RANKS} ranks", flush=True)
     return faults
 
 
@@ -183,10 +184,9 @@ def soak(minutes: float, seed: int, directory: Path) -> str:
         for run in (disturbed, plain):
             if run.process is not None and run.process.poll() is None:
                 run.end()
-    made = sum(faults.values())
+    made = faults.total()
     images = compare(disturbed, plain, updates, num_images=61 * 5)
     kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(faults.items()))
-    assert made > 0, "no fault was made: give it more minutes"
     return (
         f"faults made: {made} ({kinds}); faults survived: {made}\n"
         f"updates: {updates}, none missing or repeated; losses equal bit for bit to those of an undisturbed run\n"
