@@ -153,8 +153,11 @@ def run_chromium(directory: Path, net_log: Path) -> Iterator[Browser]:
 
 
 def requested_urls(net_log: Path) -> list[str]:
-    """What the whole browser asked of the network, by its own log, file and data URLs aside."""
+    """What pages asked of the network, by the log of the browser's own network stack.
+
+    What the browser asks for itself (the time, updates) has no page as its origin, and is refused like all else.
+    """
     log = json.loads(net_log.read_text(encoding="utf-8"))
     kind = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    urls = [event.get("params", {}).get("url", "") for event in log["events"] if event["type"] == kind]
-    return [url for url in urls if url and not url.startswith(("file:", "data:", "about:", "chrome:"))]
+    begun = [event["params"] for event in log["events"] if event["type"] == kind and "url" in event.get("params", {})]
+    return [job["url"] for job in begun if job.get("initiator") != "not an origin"]

@@ -170,13 +170,14 @@ def test_broken_lines_are_counted_and_passed_over(tmp_path: Path, capsys: pytest
 def test_a_single_broken_line_is_told_of_and_the_rest_drawn(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_log(tmp_path / "toy" / "log.jsonl", [entry(1), entry(2), '{"update": 3, "los'])
+    few = ({"update": update, "loss": 3.0 - update} for update in (1, 2))
+    path = write_log(tmp_path / "toy" / "log.jsonl", [*few, '{"update": 3, "los'])
     assert main([str(path), "--output", str(tmp_path / "out")]) == 0
     told = "1 broken line is passed over (cut short by a kill, or still being written)"
     assert [record.getMessage() for record in caplog.records] == [f"{path}: {told}"]
-    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'index.html'}, and 5 PNG files beside it\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'index.html'}, and 1 PNG file beside it\n"
     page = Elements((tmp_path / "out" / "index.html").read_text())
-    assert told in page.text and "Not in the log: accuracy." in page.text
+    assert told in page.text and "Not in the log: accuracy, speed, " in page.text
 
 
 def test_what_is_no_finite_number_interrupts_the_line(tmp_path: Path) -> None:
@@ -500,7 +501,7 @@ def test_a_mistake_is_one_sentence(
     (tmp_path / "bare").mkdir()
     write_log(tmp_path / "empty" / "log.jsonl", [])
     write_log(tmp_path / "cut" / "log.jsonl", ["{\n", '{"update": 1'])
-    write_log(tmp_path / "good" / "log.jsonl", [entry(1), entry(2)])
+    write_log(tmp_path / "good" / "log.jsonl", [{"update": 1, "loss": 2.0}])
     write_log(tmp_path / "silent" / "log.jsonl", [{"update": 1}, {"update": 2, "loss_": 1}])
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -522,6 +523,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(
 ) -> None:
     (tmp_path / "loss.png").write_bytes(b"old")
     monkeypatch.setattr("partial_fc.plot.__main__.draw_png", lambda figure: b"new")
+    monkeypatch.setattr("partial_fc.plot.__main__.make_page", lambda *_: "new")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{files[-1]}, and {len(files) - 1} PNG files beside it")
+    *pictures, page = files
+    print(f"{page}, and {len(pictures)} PNG file{'s' * (len(pictures) != 1)} beside it")
     return 0
 
 
