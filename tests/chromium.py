@@ -10,6 +10,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ _FLAGS = (
 )
 _TIMEOUT_SECONDS = 60.0
 
+SCALE = 2
+"""As on most screens of today: a line of 1.6 CSS pixels has pixels of its own colour wherever it lies."""
+
 
 def find_chromium() -> str | None:
     """The browser that $CHROMIUM names, or the first of the usual names on the PATH."""
@@ -42,7 +46,7 @@ class Page:
     """A page as it was rendered.
 
     Attributes:
-        pixels_HWC: of the whole page, RGB uint8; one pixel a CSS pixel.
+        pixels_HWC: of the whole page, RGB uint8, `SCALE` of them a CSS pixel.
         facts: what the script given to :meth:`Browser.open` says.
         requests: the URLs that the page asked for, itself included.
         complaints: what the console says.
@@ -76,7 +80,7 @@ class Browser:
             call(f"{domain}.enable")
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         call("Emulation.setEmulatedMedia", features=[theme])
-        call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=SCALE, mobile=width < 600)
         self._events.clear()
         call("Page.navigate", url=path.resolve().as_uri())
         self._await("Page.loadEventFired")
@@ -146,7 +150,7 @@ def run_chromium(directory: Path, net_log: Path) -> Iterator[Browser]:
         process.wait(_TIMEOUT_SECONDS)
     finally:
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: the browser and what it started
             process.wait()
         os.close(to_browser[1])
         os.close(from_browser[0])
