@@ -164,7 +164,7 @@ def test_broken_lines_are_counted_and_passed_over(tmp_path: Path, capsys: pytest
     assert (log.entries, log.broken, log.last_update) == (2, len(BROKEN) + 1, 2)
     points = log.series["loss", ""].points()
     assert points.value_K.tolist() == [20.0, 40.0 / 3]
-    assert f"{len(BROKEN) + 1} broken lines are passed over" in remarks(Run("toy", tmp_path, log, {"seed": 1}))[0]
+    assert f"{len(BROKEN) + 1} broken lines are passed over" in remarks(Run("toy", log, {"seed": 1}))[0]
 
 
 def test_a_single_broken_line_is_told_of_and_the_rest_drawn(
@@ -343,8 +343,9 @@ def test_the_table_says_what_the_log_ends_with(models: Path) -> None:
     assert rows["updates"] == "6 of 6"
     assert rows["loss"].split(" ")[0] == f"{values_of(log, 'loss')[6]:.4g}"
     last = json.loads(log.read_text().splitlines()[-1])["verification"]["agedb"]
-    assert rows["accuracy on agedb"].startswith(f"{100 * last['accuracy']:.2f} % ± {100 * last['accuracy_std']:.2f}")
-    shares = [float(re.search(r"\((\d+) %\)", rows[f"{part}, ms a step"])[1]) for _, part in FIELDS["milliseconds"]]
+    agedb = rows["accuracy on agedb"].replace("\N{NO-BREAK SPACE}", " ")
+    assert agedb.startswith(f"{100 * last['accuracy']:.2f} % ± {100 * last['accuracy_std']:.2f}")
+    shares = [float(re.search(r"\((\d+)\s%\)", rows[f"{part}, ms a step"])[1]) for _, part in FIELDS["milliseconds"]]
     assert sum(shares) == pytest.approx(100, abs=2)
 
 

@@ -175,9 +175,11 @@ def _is_wide(lines: Iterable[Line]) -> bool:
 
 
 def _notes(kind: _Kind, lines: Iterable[Line], smooth: int) -> tuple[str, ...]:
+    if not kind.is_noisy:
+        return ()
     notes = []
-    if kind.is_noisy and smooth > 1:
+    if smooth > 1:
         notes.append(f"Lines are means over the last {smooth:,} updates; pale: as logged.")
     if any(line.points.is_thinned for line in lines):
-        notes.append("A point is the mean of several entries; the band goes from the smallest to the largest.")
+        notes.append("Each point is the mean of several entries; the band shows their range.")
     return tuple(notes)

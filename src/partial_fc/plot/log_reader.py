@@ -18,7 +18,7 @@ from partial_fc.plot.names import clean
 from partial_fc.plot.series import Series
 
 NUMBERS = ("loss", "learning_rate", "loss_scale", "images_per_second", "skipped")
-VERIFICATION_NUMBERS = ("accuracy", "accuracy_std", "threshold", "xnorm")
+VERIFICATION_NUMBERS = ("accuracy", "accuracy_std")
 MAX_NAMES = 32
 """Verification sets, or parts of a step, that are read; a log that is in order has a few."""
 

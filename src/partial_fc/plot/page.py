@@ -102,7 +102,7 @@ def _table(runs: Sequence[Run], rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         cells = "".join(f"<td>{_with_aside(cell)}</td>" for cell in row.cells)
-        lines.append(f'<tr><th scope="row">{_label(row.name)}</th>{cells}</tr>')
+        lines.append(f'<tr><th scope="row">{_breakable(row.name)}</th>{cells}</tr>')
     return (
         f'<div class="scroll" tabindex="0"><table><thead><tr><td></td>{heading}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -111,12 +111,8 @@ def _table(runs: Sequence[Run], rows: Sequence[Row]) -> str:
 
 def _tiles(rows: Sequence[Row]) -> str:
     """Of rows with one value for all."""
-    tiles = (f"<div><dt>{_label(row.name)}</dt><dd>{_with_aside(row.cells[0])}</dd></div>" for row in rows)
+    tiles = (f"<div><dt>{_breakable(row.name)}</dt><dd>{_with_aside(row.cells[0])}</dd></div>" for row in rows)
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
-
-
-def _label(name: str) -> str:
-    return escape(name.replace("_", " "))
 
 
 def _with_aside(cell: str) -> str:

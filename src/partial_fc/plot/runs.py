@@ -25,12 +25,10 @@ class Run:
 
     Attributes:
         name: what it is called in figures and tables.
-        directory: where its log lies.
         settings: JSON values by name; empty where they are not known.
     """
 
     name: str
-    directory: Path
     log: RunLog
     settings: dict[str, Any]
 
@@ -83,7 +81,7 @@ def open_runs(names: Sequence[RunName]) -> list[Run]:
             continue
         if log.broken:
             logger.warning("%s: %s", name.log, tell_broken(log))
-        runs.append(Run(name.name or label, name.log.parent, log, read_settings(name.log.parent)))
+        runs.append(Run(name.name or label, log, read_settings(name.log.parent)))
     if not runs:
         raise ValueError(f"none of the {len(names)} logs has an entry: there is nothing to draw")
     return runs

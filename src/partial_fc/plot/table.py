@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from partial_fc.plot.names import clean
 from partial_fc.plot.runs import Run, tell_broken
 from partial_fc.plot.settings import as_text
 
@@ -20,6 +21,7 @@ _ASIDE = (
     *("log_every_updates", "verify_every_updates", "stall_timeout_seconds"),
 )
 _DASH = "–"
+_PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def settings_rows(runs: Sequence[Run]) -> tuple[list[Row], list[Row]]:
     names = dict.fromkeys(name for run in runs for name in run.settings)
     ordered = [name for name in _FIRST if name in names] + [name for name in names if name not in _FIRST]
     rows = [
-        Row(name, [as_text(run.settings[name]) if name in run.settings else _DASH for run in runs]) for name in ordered
+        Row(clean(name), [as_text(run.settings[name]) if name in run.settings else _DASH for run in runs])
+        for name in ordered
     ]
     rows = [row for row in rows if set(row.cells) != {_DASH}]
     first = [row for row in rows if row.name in _FIRST or (row.differs and row.name not in _ASIDE)]
@@ -97,9 +100,9 @@ def _last(run: Run, field: str, *, lowest: bool = False) -> str:
     series = run.log.series.get((field, ""))
     if series is None or series.last is None:
         return _DASH
-    text = f"{series.last[1]:.4g}"
+    text = _number(series.last[1])
     if lowest and series.lowest[0] != series.last[0]:
-        text += f" (lowest {series.lowest[1]:.4g}, update {series.lowest[0]:,})"
+        text += f" (lowest {_number(series.lowest[1])}, update {series.lowest[0]:,})"
     return text
 
 
@@ -108,12 +111,12 @@ def _accuracy(run: Run, name: str) -> str:
     if series is None or series.last is None:
         return _DASH
     update, accuracy = series.last
-    text = f"{100 * accuracy:.2f} %"
+    text = f"{100 * accuracy:.2f}{_PERCENT}"
     deviation = run.log.series.get(("accuracy_std", name))
     if deviation is not None and deviation.last is not None and deviation.last[0] == update:
         text += f" ± {100 * deviation.last[1]:.2f}"
     if series.highest[1] > accuracy:
-        text += f" (best {100 * series.highest[1]:.2f} %, update {series.highest[0]:,})"
+        text += f" (best {100 * series.highest[1]:.2f}{_PERCENT}, update {series.highest[0]:,})"
     return text
 
 
@@ -127,13 +130,17 @@ def _milliseconds(run: Run, part: str) -> str:
     if series is None or series.mean is None:
         return _DASH
     means = [run.log.series["milliseconds", name].mean or 0.0 for name in run.log.names("milliseconds")]
-    share = f" ({100 * series.mean / sum(means):.0f} %)" if sum(means) > 0 else ""
+    share = f" ({100 * series.mean / sum(means):.0f}{_PERCENT})" if sum(means) > 0 else ""
     return f"{_short(series.mean)}{share}"
 
 
 def _skipped(run: Run) -> str:
     series = run.log.series.get(("skipped", ""))
     return _DASH if series is None or series.mean is None else f"{series.total:,.0f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) and abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _short(value: float) -> str:
