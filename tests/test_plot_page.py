@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from partial_fc.plot.__main__ import main
+from partial_fc.plot.figures import make_figures
+from partial_fc.plot.page import make_page
 from partial_fc.plot.palette import GROUND, LINES
+from partial_fc.plot.runs import open_runs, parse_runs
 from tests import chromium
 
 pytestmark = pytest.mark.skipif(
@@ -70,10 +72,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, pace in (("slow", 0.5), ("fast", 1.0)):
         (directory / name).mkdir()
         (directory / name / "log.jsonl").write_text(log_lines(120, pace))
-    one, two = directory / "slow", [str(directory / "slow"), str(directory / "fast")]
-    assert main([str(one)]) == 0
-    assert main([*two, "--output", str(directory / "two"), "--title", "Two <runs>"]) == 0
-    return {"one": one / "plots" / "index.html", "two": directory / "two" / "index.html"}
+    made = {}
+    for page, names, title in (("one", ["slow"], "slow"), ("two", ["slow", "fast"], "Two <runs>")):
+        runs = open_runs(parse_runs([str(directory / name) for name in names]))
+        made[page] = directory / f"{page}.html"
+        made[page].write_text(make_page(runs, make_figures(runs), title), encoding="utf-8")
+    return made
 
 
 @pytest.fixture(scope="module")
