@@ -7,6 +7,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 bash "$root/setup.sh"
+bash "$root/tests/install_chromium.sh"
 
 cd "$root"
 export PATH="$root/.venv/bin:$PATH"
@@ -14,7 +15,7 @@ export PATH="$root/.venv/bin:$PATH"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ruff check
-shellcheck setup.sh config.sh run.sh tests/run.sh tests/soak.sh tests/soak_rank.sh .ci/run
+shellcheck setup.sh config.sh run.sh tests/run.sh tests/install_chromium.sh tests/soak.sh tests/soak_rank.sh .ci/run
 # Two processes, whatever the machine: some tests start up to eight ranks. Each takes its half in order, so that a
 # file's fixtures are made once, and then what the other has left.
 python -m pytest -n 2 --dist worksteal --durations=15 "$@"
