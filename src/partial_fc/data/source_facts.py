@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from partial_fc.data.combined import CombinedSource
 from partial_fc.data.image_files import ImageFiles
 from partial_fc.data.lmdb_source import LmdbSource
@@ -44,8 +46,8 @@ def _add(source: ImageSource, digest: hashlib._Hash) -> int:
         return _add_images(source, digest)
     if isinstance(source, RecordSource):
         span = slice(source.image_positions.start, source.image_positions.stop)
-        digest.update(source.index.keys_N[span].astype("<i8"))
-        digest.update(source.index.offsets_N[span].astype("<i8"))
+        for numbers in (source.index.keys_N, source.index.offsets_N):
+            digest.update(np.ascontiguousarray(numbers[span], "<i8"))
         return _add_file(Path(source.name), digest)
     assert isinstance(source, LmdbSource), type(source)
     with source.list_path.open("rb") as file:
