@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from partial_fc.data.whole_file import whole_file
 from partial_fc.embed.job import Job
-from partial_fc.embed.parts import KeptPart, Parts
+from partial_fc.embed.parts import UNREADABLE, KeptPart, Parts
 
 _NO_DATE = (1980, 1, 1, 0, 0, 0)  # the same result is the same file
 _LARGEST_DIGEST = 1 << 12
@@ -39,7 +40,7 @@ class NpzWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        with nullcontext() if kind is None else suppress(OSError, ValueError):
             self._zip.close()
 
     def add(self, name: str, array: np.ndarray) -> None:
@@ -93,7 +94,7 @@ def is_result_of(path: Path, job: Job) -> bool:
     try:
         with np.load(path) as file:
             return file.zip.getinfo("job.npy").file_size < _LARGEST_DIGEST and str(file["job"]) == job.digest
-    except (OSError, ValueError, KeyError, AttributeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile):
+    except UNREADABLE:
         return False
 
 

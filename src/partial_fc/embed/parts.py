@@ -32,10 +32,11 @@ _NAME = re.compile(r"images-(\d{12})-(\d{12})\.npz")
 _LARGEST_JOB = 1 << 16
 _LARGEST_HEADER = 1 << 10
 _LARGEST_KEY = 1 << 12
-_DAMAGED = (
+UNREADABLE = (
     *(OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, TypeError, AttributeError),
     *(zipfile.BadZipFile, zlib.error),
 )  # fmt: skip
+"""What reading an `.npz` raises where it is none, or no longer what was written."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class KeptPart:
         try:
             with np.load(self._path) as file:
                 return file[name]
-        except _DAMAGED as error:
+        except UNREADABLE as error:
             raise ValueError(f"{self._path} has been damaged ({error}): start again, which mends it") from None
 
 
@@ -181,7 +182,7 @@ class Parts:
                     raise ValueError("it is not of whole batches, or of those of another part")
                 self.kept[first] = KeptPart(path, self._load(path, first, stop))
                 next_free = stop
-            except _DAMAGED as error:
+            except UNREADABLE as error:
                 log.warning("%s is damaged, and its images are embedded again: %s", path, error)
                 path.unlink()
 
@@ -208,4 +209,6 @@ class Parts:
         }  # fmt: skip
         if part.failed_f.ndim != 1 or any(getattr(part, name).shape != shape for name, shape in shapes.items()):
             raise ValueError("its arrays have other shapes")
+        if np.setdiff1d(part.failed_f, np.arange(first, stop)).size:
+            raise ValueError("images of another part failed in it")
         return part
