@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from partial_fc import FaceEmbedder
 from partial_fc.data.decode import decode
-from partial_fc.evaluation.embedding import flip_sum, unit_rows
 from partial_fc.evaluation.pixel_form import ModelOptions
 from partial_fc.testing_models import png, project, projection, write_onnx_projection, write_projection
 
@@ -160,19 +159,3 @@ def test_what_is_no_model_is_refused(model, tmp_path):
     for wrong, reason in (({"batch_size": 0}, "batch size must be at least 1"), ({"workers": 0}, "at least 1 worker")):
         with pytest.raises(ValueError, match=reason):
             FaceEmbedder.load(model, options=OPTIONS, **wrong)
-
-
-def test_the_published_model_gives_evaluations_embeddings(shared_data):
-    """InsightFace's MobileFaceNet on aligned faces of LFW, against evaluation's way to the same numbers."""
-    from partial_fc.collectives import SingleProcess
-    from partial_fc.evaluation.embedder import Embedder
-    from partial_fc.evaluation.images import ImageFiles
-    from partial_fc.evaluation.open_model import open_model, parse_models
-
-    model = shared_data / "models" / "mobilefacenet_y1"
-    paths = sorted((shared_data / "align" / "aligned").iterdir())[:5]
-    (name,) = parse_models([f"{model}/model,0"])
-    opened = open_model(name, mx.cpu(), 4, ModelOptions())
-    embeddings_VND = Embedder(name.name, opened, SingleProcess()).embed(ImageFiles("lfw", paths))
-    embedding_ND = FaceEmbedder.load(model, batch_size=4, flip=True)(paths)
-    np.testing.assert_allclose(embedding_ND, unit_rows(flip_sum(embeddings_VND)), atol=1e-5)
