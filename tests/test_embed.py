@@ -221,6 +221,20 @@ def test_images_that_fail_are_rows_of_zeros(broken_set, ranks, caplog):
     assert f"3 images have no embedding, their rows are zero, `failed` has them: {KEYS[2]} is neither" in caplog.text
 
 
+def test_a_broken_record_has_neither_embedding_nor_label(sets, tmp_path):
+    for name in ("faces.rec", "faces.idx"):
+        shutil.copy(sets / name, tmp_path)
+    shutil.copytree(sets / "model", tmp_path / "model")
+    start = int((tmp_path / "faces.idx").read_text().split("\n")[6].split("\t")[1])
+    content = bytearray((tmp_path / "faces.rec").read_bytes())
+    content[start : start + 4] = b"none"
+    (tmp_path / "faces.rec").write_bytes(content)
+    run(tmp_path, tmp_path / "out.npz", source="faces.rec")
+    arrays = load(tmp_path / "out.npz")
+    assert arrays["failed"].tolist() == [5] and arrays["labels"][5] == -1 and arrays["keys"][5] == "6"
+    assert arrays["labels"].tolist() == [*LABELS[:5], -1, *LABELS[6:]]
+
+
 def test_strict_ends_with_the_first_that_fails_and_goes_on_without(broken_set, capsys):
     out = broken_set / "out.npz"
     for _ in range(2):

@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 
 from partial_fc import FaceEmbedder
 from partial_fc.data.decode import decode
-from partial_fc.evaluation.pixel_form import ModelOptions
 from partial_fc.testing_models import png, project, projection, write_onnx_projection, write_projection
 
 SIZE, EMBEDDING = 8, 5
 WEIGHT = projection(SIZE, EMBEDDING)
-OPTIONS = ModelOptions(image_size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +31,7 @@ def random_images(count, size=SIZE, seed=0):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_embeddings_are_those_of_the_formula(model, flip, normalize):
-    embedder = FaceEmbedder.load(model, batch_size=4, flip=flip, normalize=normalize, options=OPTIONS)
+    embedder = FaceEmbedder.load(model, batch_size=4, flip=flip, normalize=normalize, image_size=SIZE)
     assert (embedder.embedding_size, embedder.image_size, embedder.batch_size) == (EMBEDDING, SIZE, 4)
     for count in (1, 3, 4, 11):
         images_NHWC = random_images(count)
@@ -46,7 +44,7 @@ def test_embeddings_are_those_of_the_formula(model, flip, normalize):
 @pytest.mark.parametrize("batch", ["N", 4])
 def test_an_onnx_file_gives_what_the_checkpoint_gives(model, tmp_path, batch):
     write_onnx_projection(tmp_path / "model.onnx", WEIGHT, image_size=SIZE, batch=batch)
-    ours = FaceEmbedder.load(model, batch_size=4, flip=True, options=OPTIONS)
+    ours = FaceEmbedder.load(model, batch_size=4, flip=True, image_size=SIZE)
     theirs = FaceEmbedder.load(tmp_path / "model.onnx", batch_size=3, flip=True)
     assert theirs.batch_size == (3 if batch == "N" else 4)
     images_NHWC = random_images(6)
@@ -55,7 +53,7 @@ def test_an_onnx_file_gives_what_the_checkpoint_gives(model, tmp_path, batch):
 
 
 def test_images_of_every_kind(model, tmp_path):
-    embedder = FaceEmbedder.load(model, batch_size=3, options=OPTIONS, workers=3)
+    embedder = FaceEmbedder.load(model, batch_size=3, image_size=SIZE, workers=3)
     images_NHWC = random_images(7)
     expected_ND = embedder(images_NHWC)
     (tmp_path / "5.png").write_bytes(png(images_NHWC[5]))
@@ -74,7 +72,7 @@ def test_images_of_every_kind(model, tmp_path):
 
 
 def test_other_sizes_are_resized_as_files_are(model):
-    embedder = FaceEmbedder.load(model, options=OPTIONS)
+    embedder = FaceEmbedder.load(model, image_size=SIZE)
     large_HWC = random_images(1, 19)[0]
     resized_HWC = decode(png(large_HWC), (SIZE, SIZE))
     expected_1D = project(WEIGHT, resized_HWC[None], flip=False)
@@ -86,7 +84,7 @@ def test_other_sizes_are_resized_as_files_are(model):
 @given(count=st.integers(1, 13), batch_size=st.integers(1, 7), workers=st.integers(1, 4))
 def test_batches_and_workers_do_not_matter(model, count, batch_size, workers):
     images_NHWC = random_images(count, seed=count)
-    embedder = FaceEmbedder.load(model, batch_size=batch_size, workers=workers, options=OPTIONS)
+    embedder = FaceEmbedder.load(model, batch_size=batch_size, workers=workers, image_size=SIZE)
     np.testing.assert_allclose(embedder(images_NHWC), project(WEIGHT, images_NHWC, flip=False), atol=1e-5)
 
 
@@ -98,11 +96,11 @@ def test_names_of_a_model(model, tmp_path):
     write_projection(run / "update-00000100", -WEIGHT)
     write_projection(run / "update-00002000", WEIGHT)
     for path in (model, f"{model}/model,0", run, run / "update-00002000", f"{run / 'update-00002000'}/"):
-        np.testing.assert_allclose(FaceEmbedder.load(path, options=OPTIONS)(images_NHWC), expected_ND, atol=1e-5)
-    older = FaceEmbedder.load(run / "update-00000100", options=OPTIONS)
+        np.testing.assert_allclose(FaceEmbedder.load(path, image_size=SIZE)(images_NHWC), expected_ND, atol=1e-5)
+    older = FaceEmbedder.load(run / "update-00000100", image_size=SIZE)
     np.testing.assert_allclose(older(images_NHWC), -expected_ND, atol=1e-5)
     assert older.name == "update-00000100"
-    assert older.digest != FaceEmbedder.load(run, options=OPTIONS).digest
+    assert older.digest != FaceEmbedder.load(run, image_size=SIZE).digest
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,7 @@ def test_names_of_a_model(model, tmp_path):
 )
 def test_an_image_that_is_none_is_named(model, tmp_path, image, reason):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    embedder = FaceEmbedder.load(model, batch_size=2, options=OPTIONS)
+    embedder = FaceEmbedder.load(model, batch_size=2, image_size=SIZE)
     good_HWC = random_images(1)[0]
     image = image.format(tmp=tmp_path) if isinstance(image, str) else image
     with pytest.raises(ValueError, match=reason):
@@ -128,7 +126,7 @@ def test_an_image_that_is_none_is_named(model, tmp_path, image, reason):
 
 
 def test_what_is_no_images_is_refused(model, tmp_path):
-    embedder = FaceEmbedder.load(model, options=OPTIONS)
+    embedder = FaceEmbedder.load(model, image_size=SIZE)
     with pytest.raises(ValueError, match="an array .* or a list of images, not dict"):
         embedder({})
     with pytest.raises(FileNotFoundError, match="none.jpg"):
@@ -138,7 +136,7 @@ def test_what_is_no_images_is_refused(model, tmp_path):
 def test_an_embedding_without_direction_is_named(tmp_path):
     write_projection(tmp_path, 0 * WEIGHT)
     with pytest.raises(ValueError, match="3 of 3 embeddings are zero or not finite: image 0, image 1, image 2"):
-        FaceEmbedder.load(tmp_path, options=OPTIONS)(random_images(3))
+        FaceEmbedder.load(tmp_path, image_size=SIZE)(random_images(3))
 
 
 def test_what_is_no_model_is_refused(model, tmp_path):
@@ -158,4 +156,4 @@ def test_what_is_no_model_is_refused(model, tmp_path):
             FaceEmbedder.load(path)
     for wrong, reason in (({"batch_size": 0}, "batch size must be at least 1"), ({"workers": 0}, "at least 1 worker")):
         with pytest.raises(ValueError, match=reason):
-            FaceEmbedder.load(model, options=OPTIONS, **wrong)
+            FaceEmbedder.load(model, image_size=SIZE, **wrong)

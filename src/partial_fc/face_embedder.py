@@ -56,6 +56,7 @@ class FaceEmbedder:
 
     Attributes:
         batch_size, image_size, embedding_size: B, S, D.
+        model: what gives x_n, of batches of uint8 images.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class FaceEmbedder:
         self.flip, self.normalize, self.workers = flip, normalize, workers
         self.batch_size, self.image_size = model.batch_size, model.image_size
         self.embedding_size = model.embedding_size
-        self._model, self._model_name, self._output = model, name, output
+        self.model, self._name, self._output = model, name, output
 
     @classmethod
     def load(
@@ -86,7 +87,11 @@ class FaceEmbedder:
         normalize: bool = True,
         workers: int = 2,
         context: mx.Context | None = None,
-        options: ModelOptions | None = None,
+        image_size: int | None = None,
+        colour: str | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        output: str | None = None,
     ) -> FaceEmbedder:
         """Opens a model.
 
@@ -95,16 +100,18 @@ class FaceEmbedder:
                 checkpoints (`update-…`), or `FILE.onnx`.
             batch_size: images that are computed at once, at most; an ONNX file may fix another number.
             context: the device; the GPU where MXNet sees one, else the CPU.
-            options: what the model does not say of its input and output itself.
+            image_size, colour, mean, std: S, "rgb" or "bgr", and (pixel − mean) / std by one number or three, where the
+                model does not say them itself.
+            output: the embedding among the model's outputs.
 
         Raises:
             ValueError: the model is not what it should be, or an option is out of its range.
             OSError: a file is not there or cannot be read.
         """
         (name,) = parse_models([os.fspath(path)])
-        options = options or ModelOptions()
+        options = ModelOptions(image_size, colour, mean, std, output)
         model = open_model(name, context or compute_context(), batch_size, options)
-        return cls(model, name, flip=flip, normalize=normalize, workers=workers, output=options.output)
+        return cls(model, name, flip=flip, normalize=normalize, workers=workers, output=output)
 
     def __call__(self, images: np.ndarray | mx.nd.NDArray | Image | Sequence[Image]) -> np.ndarray:
         """`embedding_ND` float32 of N images; of one that comes without a list, N = 1.
@@ -151,21 +158,21 @@ class FaceEmbedder:
             return load_batch(pixels, batch, self.image_size, self._padded(len(batch)))
 
         views = (IMAGE, MIRROR) if self.flip else (IMAGE,)
-        for embeddings_VBD in embed_batches(batches, load, self._model.embed, views, self.workers):
+        for embeddings_VBD in embed_batches(batches, load, self.model.embed, views, self.workers):
             yield self._finish(embeddings_VBD)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that an embedding depends on besides the image, flip and normalize: the model's files too."""
-        return model_digest(self._model_name, self._model, self._output)
+        return model_digest(self._name, self.model, self._output)
 
     def __str__(self) -> str:
-        form = self._model.form
+        form = self.model.form
         return f"{self.name}: {self.embedding_size} numbers of {self.image_size}×{self.image_size} {form}"
 
     def _padded(self, count: int) -> int:
         """How many images go into the model for `count`: few shapes for its library to prepare for."""
-        if not self._model.takes_fewer:
+        if not self.model.takes_fewer:
             return self.batch_size
         return min(1 << (count - 1).bit_length(), self.batch_size)
 

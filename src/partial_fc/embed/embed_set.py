@@ -54,8 +54,13 @@ def embed_set(options: argparse.Namespace, collectives: Collectives) -> int:
             _check_strict(options, parts)
 
         done = job.images - sum(map(len, job.left(is_done)))
-        with progress_of(job.images, done, collectives) as progress:
-            embed_rounds(embedder, source, job, is_done, collectives, keep, progress)
+        try:
+            with progress_of(job.images, done, collectives) as progress:
+                embed_rounds(embedder, source, job, is_done, collectives, keep, progress)
+        except KeyboardInterrupt:
+            if parts is not None:
+                logger.info("what is done is in %s, and the same command goes on from there", parts.directory)
+            raise
 
         def finish() -> None:
             if parts is not None:
@@ -83,7 +88,7 @@ def _open_embedder(options: argparse.Namespace, collectives: Collectives) -> Fac
         normalize=options.normalize,
         workers=options.workers,
         context=compute_context(collectives.local_rank),
-        options=model_options(options),
+        **vars(model_options(options)),
     )
     if collectives.rank == 0:
         logger.info("%s", embedder)

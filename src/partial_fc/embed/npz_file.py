@@ -72,21 +72,23 @@ def write_result(path: Path, parts: Parts, job: Job, model: str) -> None:
     """
     failed = parts.failed
     unfinished = parts.directory / "out.npz"
-    with whole_file(unfinished) as file, NpzWriter(file) as writer:
-        rows = _batches(job, parts, "embeddings_nD")
-        writer.stream("embeddings", (job.images, job.embedding_size), np.dtype(np.float32), rows)
-        writer.stream("labels", (job.images,), np.dtype(np.int64), _batches(job, parts, "labels_n"))
-        # Padded to the longest: most of it is zeros, which deflate to nothing.
-        writer.stream("keys", (job.images,), _width(parts, "keys_n"), _batches(job, parts, "keys_n"), deflate=True)
-        writer.stream("failed", (failed,), np.dtype(np.int64), (part.read("failed_f") for part in parts))
-        one_by_one = (np.array([one]) for part in parts for one in part.read("reasons_f"))
-        writer.stream("reasons", (failed,), _width(parts, "reasons_f"), one_by_one, deflate=True)
-        facts = {"model": model, "model_digest": job.model_digest, "job": job.digest}
-        for name, value in {**facts, "flip": job.flip, "normalized": job.normalize}.items():
-            writer.add(name, np.array(value))
-    unfinished.replace(path)
+    try:
+        with whole_file(unfinished) as file, NpzWriter(file) as writer:
+            rows = _batches(job, parts, "embeddings_nD")
+            writer.stream("embeddings", (job.images, job.embedding_size), np.dtype(np.float32), rows)
+            writer.stream("labels", (job.images,), np.dtype(np.int64), _batches(job, parts, "labels_n"))
+            # Padded to the longest: most of it is zeros, which deflate to nothing.
+            writer.stream("keys", (job.images,), _width(parts, "keys_n"), _batches(job, parts, "keys_n"), deflate=True)
+            writer.stream("failed", (failed,), np.dtype(np.int64), (part.read("failed_f") for part in parts))
+            one_by_one = (np.array([one]) for part in parts for one in part.read("reasons_f"))
+            writer.stream("reasons", (failed,), _width(parts, "reasons_f"), one_by_one, deflate=True)
+            facts = {"model": model, "model_digest": job.model_digest, "job": job.digest}
+            for name, value in {**facts, "flip": job.flip, "normalized": job.normalize}.items():
+                writer.add(name, np.array(value))
+        unfinished.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     parts.remove()
-    return failed
 
 
 def is_result_of(path: Path, job: Job) -> bool:

@@ -133,7 +133,10 @@ class Parts:
         file = io.BytesIO()
         np.savez(file, **{name: value for name, value in vars(part).items() if name != "first"})
         path = self.directory / f"images-{part.first:012d}-{part.stop:012d}.npz"
-        write_whole(path, file.getbuffer())
+        try:
+            write_whole(path, file.getbuffer())
+        except OSError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
         self.kept[part.first] = KeptPart(path, part)
 
     def __iter__(self) -> Iterator[KeptPart]:
