@@ -1,6 +1,6 @@
 """What embedding a set costs beside the model's forward passes alone, the floor, in one run.
 
-    python benchmarks/embed.py MODEL [--images 512] [--rounds 5] [--batch-size 64]
+    python benchmarks/embed.py MODEL [--images 512] [--rounds 5] [--batch-size 64] [--results]
 
 Each round measures every way once over the same images, 112×112 JPEG; what is told are medians of images a second, and
 of milliseconds of the processor an image, which other programs disturb less.
@@ -23,7 +23,7 @@ from contextlib import closing, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from results import quantiles, write_results
+from results import DIRECTORY, quantiles, write_results
 
 from partial_fc.cores import use_all_cores
 
@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--results", type=Path, nargs="?", const=DIRECTORY, help="write embed.csv there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         ways = prepare(options, Path(directory))
@@ -72,7 +73,8 @@ def main() -> int:
             f"{name:9} {1000 / statistics.median(wall):8.1f} images/s   {middle:8.2f} ms of the processor an image   "
             f"{middle / floor:5.3f} of forward"
         )
-    print(write_results("embed", rows))
+    if options.results:
+        print(write_results("embed", rows, options.results))
     return 0
 
 
