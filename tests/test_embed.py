@@ -218,7 +218,8 @@ def test_images_that_fail_are_rows_of_zeros(broken_set, ranks, caplog):
     expected_ND[failed] = 0
     np.testing.assert_allclose(arrays["embeddings"], expected_ND, atol=1e-5)
     assert not arrays["embeddings"][failed].any()
-    assert f"3 images have no embedding, their rows are zero, `failed` has them: {KEYS[2]} is neither" in caplog.text
+    said = f"3 of 23 images have no embedding, their rows are zero, `failed` has them: {KEYS[2]} is neither"
+    assert said in caplog.text
 
 
 def test_a_broken_record_has_neither_embedding_nor_label(sets, tmp_path):
@@ -257,7 +258,9 @@ def test_the_same_command_again_does_nothing_and_others_are_refused(sets, tmp_pa
     out = tmp_path / "out.npz"
     assert main(arguments_of(sets, out)) == 0
     before = out.stat().st_mtime_ns
+    (tmp_path / "out.npz.parts").mkdir()
     assert main(arguments_of(sets, out)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
     assert "nothing is left to do" in capsys.readouterr().out
     assert main(arguments_of(sets, out, "--flip")) == 2
     error = capsys.readouterr().err.splitlines()[-1]

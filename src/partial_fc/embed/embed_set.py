@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from partial_fc.checkpoint.task import slowly_together
 from partial_fc.collectives import Collectives, RankError, together
@@ -40,10 +42,7 @@ def embed_set(options: argparse.Namespace, collectives: Collectives) -> int:
     assert embedder is not None
     source, job = _open_source(options, embedder, collectives)
     try:
-        is_there = collectives.rank == 0 and not options.overwrite and is_result_of(options.out, job)
-        if collectives.gather_objects(is_there, "embed.is_there")[0]:
-            if collectives.rank == 0:
-                print(f"{options.out} is what this command gives, and is there already: nothing is left to do")
+        if _is_finished(options, job, collectives):
             return 0
         parts = _open_parts(options, job, collectives)
         is_done = collectives.gather_objects(parts and parts.done(), "embed.done")[0]
@@ -132,6 +131,23 @@ def _open_source(
     return source, jobs[0]
 
 
+def _is_finished(options: argparse.Namespace, job: Job, collectives: Collectives) -> bool:
+    """Whether OUT.npz is there and is what the command gives, the same on every rank."""
+    is_finished = False
+    with together(collectives, "embed.finished"):
+        if collectives.rank == 0 and not options.overwrite and is_result_of(options.out, job):
+            is_finished = True
+            with suppress(ValueError):  # parts that a run was killed over removing
+                if _parts_directory(options).exists():
+                    Parts(_parts_directory(options), job).remove()
+            print(f"{options.out} is what this command gives, and is there already: nothing is left to do")
+    return collectives.gather_objects(is_finished, "embed.is_finished")[0]
+
+
+def _parts_directory(options: argparse.Namespace) -> Path:
+    return options.out.with_name(f"{options.out.name}.parts")
+
+
 def _open_parts(options: argparse.Namespace, job: Job, collectives: Collectives) -> Parts | None:
     """The parts that are done already, on rank 0; None on others.
 
@@ -143,8 +159,7 @@ def _open_parts(options: argparse.Namespace, job: Job, collectives: Collectives)
     def open_parts() -> None:
         if collectives.rank == 0:
             refuse_existing([options.out], overwrite=options.overwrite)
-            directory = options.out.with_name(f"{options.out.name}.parts")
-            parts = Parts(directory, job, overwrite=options.overwrite)
+            parts = Parts(_parts_directory(options), job, overwrite=options.overwrite)
             _check_strict(options, parts)
             _check_room(options, parts, job)
             opened.append(parts)
@@ -178,5 +193,5 @@ def _write(options: argparse.Namespace, parts: Parts, job: Job, model: str) -> N
     print(f"{options.out}: {job.images} embeddings of {job.embedding_size} numbers", flush=True)
     if failed:
         more = f"; and {failed - len(named)} more" if failed > len(named) else ""
-        logger.warning("%d images have no embedding, their rows are zero, `failed` has them: %s%s",
-                       failed, "; ".join(named), more)  # fmt: skip
+        what = "%d of %d images have no embedding, their rows are zero, `failed` has them: %s%s"
+        logger.warning(what, failed, job.images, "; ".join(named), more)
