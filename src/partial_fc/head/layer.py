@@ -124,7 +124,8 @@ class Layer:
     def _checked_size(self, embedding_BD: nd.NDArray) -> int:
         """B."""
         if not isinstance(embedding_BD, nd.NDArray):
-            raise ValueError(f"{self._name} takes embeddings as an NDArray, but is given a {type(embedding_BD).__name__}")
+            kind = type(embedding_BD).__name__
+            raise ValueError(f"{self._name} takes embeddings as an NDArray, but is given a {kind}")
         if embedding_BD.ndim != 2 or embedding_BD.shape[1] != self._embedding_size or len(embedding_BD) == 0:
             raise ValueError(
                 f"{self._name} takes embeddings of the shape (batch, {self._embedding_size}), but these have "

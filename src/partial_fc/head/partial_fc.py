@@ -82,9 +82,10 @@ class PartialFC:
             trainer.step(1 / hvd.size())    # the sum over ranks, where Horovod's own is the mean
             head.step()
 
-    A training loop of this project's own takes a step apart: ``sample`` (as soon as the labels are known, beside the backbone's forward pass), ``forward`` and
-    ``backward``. Every rank makes the same calls. Collectives: one all-gather of the embeddings (4·B·D bytes sent),
-    one all-reduce of 2N float64, one reduce-scatter of the embeddings' gradient (4·N·D bytes).
+    A training loop of this project's own takes a step apart: ``sample`` (as soon as the labels are known, beside the
+    backbone's forward pass), ``forward`` and ``backward``. Every rank makes the same calls. Collectives: one all-gather
+    of the embeddings (4·B·D bytes sent), one all-reduce of 2N float64, one reduce-scatter of the embeddings' gradient
+    (4·N·D bytes).
 
     Args:
         num_classes: C.
@@ -213,7 +214,8 @@ class PartialFC:
             ValueError: no call, or no ``backward()``, since the last step; a value out of its range.
         """
         learning_rate = self.learning_rate if learning_rate is None else check_rate(learning_rate)
-        weight = self._layer.take_weight() / check_loss_scale(loss_scale)
+        loss_scale = check_loss_scale(loss_scale)
+        weight = self._layer.take_weight() / loss_scale
         self.update += 1
         if self._pending is None or not math.isfinite(weight):
             self._pending = None
