@@ -99,10 +99,11 @@ class Gallery:
 
     def follow(self) -> None:
         """One step towards the backbone: the first thing in an update."""
-        self._statistics_before = {name: array.copy() for name, array in self.statistics.items()}
-        for name, array in self.parameters.items():
-            array *= self._momentum
-            array += (1.0 - self._momentum) * self._probe[name]
+        with mx.autograd.pause():
+            self._statistics_before = {name: array.copy() for name, array in self.statistics.items()}
+            for name, array in self.parameters.items():
+                array *= self._momentum
+                array += (1.0 - self._momentum) * self._probe[name]
 
     def forward(self, images_BHWC: np.ndarray) -> mx.nd.NDArray:
         """Starts the forward pass; returns its (K·B, D) float32 output without waiting for it.

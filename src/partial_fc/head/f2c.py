@@ -202,6 +202,11 @@ class F2C:
             self.rollback()
 
     @property
+    def collectives(self) -> Collectives:
+        """The ranks."""
+        return self._collectives
+
+    @property
     def kernels_name(self) -> str:
         """The form of the kernels that serves: for a log."""
         return self._kernels.name

@@ -233,6 +233,16 @@ class PartialFC:
         self._layer.forget()
 
     @property
+    def collectives(self) -> Collectives:
+        """The ranks."""
+        return self._collectives
+
+    @property
+    def seed(self) -> int:
+        """What decides the initial centers and the negatives."""
+        return self._seed
+
+    @property
     def kernels_name(self) -> str:
         """The form of the kernels that serves: for a log."""
         return self._kernels.name
