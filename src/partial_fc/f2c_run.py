@@ -13,8 +13,8 @@ from partial_fc.config_f2c import pool_slots, share_of
 from partial_fc.gallery import Gallery
 from partial_fc.head.chunk import LOGITS_SHARE, choose_logits_chunk, free_memory
 from partial_fc.head.f2c import DEFAULT_BLOCK_SLOTS, F2C
-from partial_fc.head.f2c_margin import F2CMargin, SVMargin
-from partial_fc.head.margin import Margin
+from partial_fc.head.f2c_margin import F2CMargin
+from partial_fc.head.margin import Margin, SVMargin
 
 logger = logging.getLogger("partial_fc")
 

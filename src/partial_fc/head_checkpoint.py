@@ -105,7 +105,7 @@ def _check_seed(head: Head, saved: SavedPart) -> None:
 def _parts(head: Head) -> dict[str, Part]:
     if isinstance(head, F2C):
         return {"pool": PoolPart(head.pool), "head": _HeadPart(head)}
-    return {"centers": CentersPart(head.centers, head.partition.num_classes), "head": _HeadPart(head)}
+    return {"centers": CentersPart(head.centers, head.partition.num_classes, head.margin), "head": _HeadPart(head)}
 
 
 def _description(head: Head) -> dict[str, Any]:

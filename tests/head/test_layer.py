@@ -16,7 +16,7 @@ from mxnet import autograd, gluon, nd
 import default
 from partial_fc.collectives import Collectives, SingleProcess, run_thread_ranks
 from partial_fc.head.margin import Margin
-from partial_fc.head.margin_names import MARGINS
+from partial_fc.head.margin_names import MARGIN_SOFTMAXES, MARGINS
 from partial_fc.head.partial_fc import PartialFC
 from partial_fc.testing import (
     LayerCase,
@@ -116,7 +116,7 @@ def test_a_hybridized_network_learns_by_the_dense_gradient_and_another_loss() ->
     total.backward()
     weight_CD = centers_of(head)[0]
     x_ND = embedding.asnumpy().astype(np.float64)
-    dense = dense_loss_and_gradients(x_ND, label_N, weight_CD, margin=head.margin, scale=head.scale)
+    dense = dense_loss_and_gradients(x_ND, label_N, weight_CD, margin=ONE_STEP.margin, scale=head.scale)
     gradient_ND = 3 * dense.gradient_x_ND + 2 * x_ND / x_ND.size
     hidden_ND = net[0](data).asnumpy()
     assert total.asscalar() == pytest.approx(3 * dense.loss + (x_ND**2).mean(), rel=1e-5)
@@ -132,7 +132,7 @@ def test_float16_embeddings_get_a_float16_gradient() -> None:
         loss = head(half_ND, label_N) * 8
     loss.backward()
     dense = dense_loss_and_gradients(
-        half_ND.asnumpy().astype(np.float64), label_N, centers_of(head)[0], margin=head.margin, scale=head.scale
+        half_ND.asnumpy().astype(np.float64), label_N, centers_of(head)[0], margin=ONE_STEP.margin, scale=head.scale
     )
     assert half_ND.grad.dtype == np.float16
     assert loss.asscalar() == pytest.approx(8 * dense.loss, rel=1e-5)
@@ -378,13 +378,42 @@ def test_rates_scales_and_names_out_of_their_range_are_refused() -> None:
 
 def test_two_numbers_make_a_head() -> None:
     head = PartialFC(10, 4)
-    assert head.margin == Margin(m3=0.4) and head.scale == 64.0 and head.partition.ranks == 1
+    assert head.margin.for_batch(None, None).target == Margin(m3=0.4)
+    assert head.scale == 64.0 and head.centers.count == 10
 
 
 def test_margins_have_the_names_and_values_of_the_recipes() -> None:
     for name, margin in MARGINS.items():
         recipe = default.LOSSES[name]
         assert margin == Margin(*(recipe[f"loss_m{number}"] for number in (1, 2, 3)))
+    sv, ada, curricular = (MARGIN_SOFTMAXES[name]() for name in ("sv", "adaface", "curricularface"))
+    assert (sv.m, sv.t) == (default.LOSSES["sv"]["loss_m3"], default.LOSSES["sv"]["hard_negatives"])
+    assert (ada.m, ada.h) == (default.LOSSES["adaface"]["loss_m2"], default.LOSSES["adaface"]["adaface_h"])
+    assert curricular.margin.m2 == default.LOSSES["curricularface"]["loss_m2"]
+    assert PartialFC(5, 4, margin="adaface").margin is not PartialFC(5, 4, margin="adaface").margin
+
+
+@pytest.mark.parametrize("options", [{"margin": "adaface"}, {"lazy_updates": True}, {"filter_cosine": 0.2}])
+def test_what_a_step_keeps_is_kept_by_a_call_and_a_step_too(options: dict[str, Any]) -> None:
+    def train(collectives: Collectives) -> list[tuple[np.ndarray, ...]]:
+        heads = [
+            PartialFC(23, 16, collectives, sample_ratio=0.3, **options),
+            PartialFC(23, 16, collectives, sample_ratio=0.3, **options),
+        ]
+        for step in range(4):
+            x_BD, label_B = batch_of(CASE, collectives, step)
+            heads[0].forward(x_BD, heads[0].sample(CASE.batch(step)[1], step))
+            heads[0].backward(0.001)
+            with autograd.record():
+                loss = heads[1](x_BD, label_B)
+            loss.backward()
+            heads[1].step(0.001)
+        statistics = [np.array(list(head.margin.statistics.values())) for head in heads]
+        return list(zip((*centers_of(heads[0]), statistics[0]), (*centers_of(heads[1]), statistics[1]), strict=True))
+
+    for of_rank in run_thread_ranks(2, train):
+        for trainers, layers in of_rank:
+            np.testing.assert_allclose(layers, trainers, rtol=1e-4, atol=1e-6)
 
 
 AMP = """

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Iterable
 
-from partial_fc.head.f2c_margin import F2CMargin, SVMargin
-from partial_fc.head.margin import Margin
+from partial_fc.head.f2c_margin import F2CMargin
+from partial_fc.head.margin import Margin, SVMargin
+from partial_fc.head.margin_softmax import AdaFace, CurricularFace, MarginSoftmax, SVSoftmax
 
 MARGINS = {"arcface": Margin(m2=0.5), "cosface": Margin(m3=0.4), "combined": Margin(m2=0.3, m3=0.2)}
+MARGIN_SOFTMAXES = {"sv": SVSoftmax, "adaface": AdaFace, "curricularface": CurricularFace}
 F2C_MARGINS = {name: F2CMargin(margin) for name, margin in MARGINS.items()} | {
     "sv": F2CMargin(SVMargin(0.4), hard_weight=1.2, hard_margin=0.4)
 }
 
-_Kind = TypeVar("_Kind")
 
-
-def margin_of(margin: str | Margin) -> Margin:
-    """A margin of Partial FC, by its name where it is one.
+def margin_of(margin: str | Margin | MarginSoftmax) -> Margin | MarginSoftmax:
+    """A margin of Partial FC; by its name a new one, since some keep statistics.
 
     Raises:
         ValueError: an unknown name.
     """
-    return _named(margin, MARGINS) if isinstance(margin, str) else margin
+    if not isinstance(margin, str):
+        return margin
+    _check_name(margin, [*MARGINS, *MARGIN_SOFTMAXES])
+    return MARGINS[margin] if margin in MARGINS else MARGIN_SOFTMAXES[margin]()
 
 
 def f2c_margin_of(margin: str | Margin | F2CMargin) -> F2CMargin:
@@ -32,11 +34,11 @@ def f2c_margin_of(margin: str | Margin | F2CMargin) -> F2CMargin:
         ValueError: an unknown name.
     """
     if isinstance(margin, str):
-        return _named(margin, F2C_MARGINS)
+        _check_name(margin, F2C_MARGINS)
+        return F2C_MARGINS[margin]
     return F2CMargin(margin) if isinstance(margin, Margin) else margin
 
 
-def _named(name: str, known: Mapping[str, _Kind]) -> _Kind:
+def _check_name(name: str, known: Iterable[str]) -> None:
     if name not in known:
-        raise ValueError(f"unknown margin {name!r}: choose one of {', '.join(known)}, or pass a Margin")
-    return known[name]
+        raise ValueError(f"unknown margin {name!r}: choose one of {', '.join(known)}")

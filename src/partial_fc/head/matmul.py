@@ -43,20 +43,24 @@ def gradients(
     _fully_connected(_FULLY_CONNECTED_BACKWARD, inputs, weight_BD.shape[0], [out_x_ND, out_weight_BD])
 
 
-def x_gradient(coefficient_NB: mx.nd.NDArray, weight_BD: mx.nd.NDArray, out_x_ND: mx.nd.NDArray) -> None:
-    """out = coefficient · weight, float32: :func:`gradients` in two, where the other half comes later or never."""
+def x_gradient(
+    coefficient_NB: mx.nd.NDArray, weight_BD: mx.nd.NDArray, scratch_DB: mx.nd.NDArray, out_x_ND: mx.nd.NDArray
+) -> None:
+    """out = coefficient · weight, float32: one half of :func:`gradients`, where the other comes later or never.
+
+    ``scratch`` must be part of a larger array: of one of its own oneDNN would change the layout, at each call.
+    """
     if out_x_ND.context.device_type == "gpu":
         mx.nd.dot(coefficient_NB, weight_BD, out=out_x_ND)
-    else:  # a transposed copy of a block costs a third of what oneDNN saves
-        logits(coefficient_NB, mx.nd.transpose(weight_BD), out_x_ND)
+    else:  # a copy and oneDNN take a third of the time of nd.dot
+        logits(coefficient_NB, mx.nd.transpose(weight_BD, out=scratch_DB), out_x_ND)
 
 
-def weight_gradient(coefficient_NB: mx.nd.NDArray, x_ND: mx.nd.NDArray, out_weight_BD: mx.nd.NDArray) -> None:
-    """out = coefficientᵀ · x, float32: the other half."""
-    if out_weight_BD.context.device_type == "gpu":
-        mx.nd.dot(coefficient_NB, x_ND, transpose_a=True, out=out_weight_BD)
-    else:
-        logits(mx.nd.transpose(coefficient_NB), mx.nd.transpose(x_ND), out_weight_BD)
+def weight_gradient(
+    coefficient_NB: mx.nd.NDArray, x_DN: mx.nd.NDArray, scratch_BN: mx.nd.NDArray, out_weight_BD: mx.nd.NDArray
+) -> None:
+    """out = coefficientᵀ · x, float32, of x transposed: the other half."""
+    logits(mx.nd.transpose(coefficient_NB, out=scratch_BN), x_DN, out_weight_BD)
 
 
 def _fully_connected(
