@@ -51,5 +51,5 @@ def test_the_table_of_arguments_has_the_heads_own_defaults() -> None:
     for name in ("learning_rate", "momentum"):
         assert f"`{name}={getattr(head, name)}`" in text
     assert head.weight_decay == 5e-4 and "`weight_decay=5e-4`" in text
-    assert head.scale == 64.0 and head.sample_ratio == 1.0
+    assert head.scale == 64.0 and head.sample_ratios.at(0) == 1.0
     assert "`scale=64.0`" in text and "`sample_ratio=1.0`" in text
