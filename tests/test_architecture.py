@@ -37,6 +37,7 @@ LEVELS = [
     ("partial_fc.rank_command", 2),
     ("partial_fc.head", 2),
     ("partial_fc.head.partial_fc", 2),
+    ("partial_fc.head.f2c", 2),
     ("partial_fc.head.*", 1),
     ("partial_fc.data.__main__", COMMANDS),
     ("partial_fc.data.verbs*", 2),
