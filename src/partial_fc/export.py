@@ -99,11 +99,8 @@ def export_model(
 
     from partial_fc.evaluation.model import CheckpointModel, read_checkpoint
     from partial_fc.evaluation.pixel_form import ModelOptions
-    from partial_fc.onnx_file.batch_norm import fold_batch_norm as fold
     from partial_fc.onnx_file.compare import FACES
-    from partial_fc.onnx_file.from_mxnet import convert
-    from partial_fc.onnx_file.half import to_float16
-    from partial_fc.onnx_file.normalisation import put_normalisation_inside
+    from partial_fc.onnx_file.make import make_graph, make_model
 
     path = _output_path(output)
     checkpoint = read_checkpoint(model, options or ModelOptions())
@@ -113,20 +110,16 @@ def export_model(
     )
     size = reference.embedding_size
     try:
-        graph = convert(checkpoint.symbol, checkpoint.parameters, side, size)
-        put_normalisation_inside(graph, checkpoint.form)
-        folded, norms = fold(graph) if fold_batch_norm else (0, graph.count("BatchNormalization"))
-        metadata = _metadata(side, size, precision)
-        made = to_float16(graph, metadata) if fp16 else graph.to_model(metadata)
+        made = make_model(make_graph(checkpoint, size), fold_batch_norm=fold_batch_norm, fp16=fp16)
     except ValueError as error:
         raise ValueError(f"the model {model}: {error}") from error
     difference = rounded = None
     with _whole_file(path) as unfinished:
-        unfinished.write_bytes(made.SerializeToString())
+        unfinished.write_bytes(made.model.SerializeToString())
         if check:
-            difference, rounded = _compare(reference, made, unfinished, precision, path)
+            difference, rounded = _compare(reference, made.model, unfinished, precision, path)
         written = unfinished.stat().st_size
-    return Exported(path, written, side, size, precision, folded, norms, difference, rounded)
+    return Exported(path, written, side, size, precision, made.folded, made.batch_norms, difference, rounded)
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -144,7 +137,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--colour", choices=("rgb", "bgr"), help="order of colours, where the model does not say it (rgb)")
     add("--mean", metavar="M[,M,M]", help="what is taken off the pixels, where the model does not say it")
     add("--std", metavar="S[,S,S]", help="what the pixels are divided by then")
-    add("--output", dest="embedding", metavar="NAME", help="the embedding among the outputs (fc1_output, or the only one)")
+    embedding = "the embedding among the model's outputs (fc1_output, or its only one)"
+    add("--output", dest="embedding", metavar="NAME", help=embedding)
     return parser.parse_args(arguments)
 
 
@@ -209,18 +203,6 @@ def _whole_file(path: Path) -> Iterator[Path]:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _metadata(image_size: int, embedding_size: int, precision: str) -> dict[str, str]:
-    """What `partial_fc.evaluate` and people read: the pixels enter as they are, for the graph normalises."""
-    return {
-        "mean": "0",
-        "std": "1",
-        "colour": "rgb",
-        "image_size": str(image_size),
-        "embedding_size": str(embedding_size),
-        "precision": precision,
-    }
 
 
 def _compare(

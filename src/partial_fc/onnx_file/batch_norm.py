@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from partial_fc.onnx_file.graph import Graph, attributes
 
@@ -25,34 +24,14 @@ class _Affine(NamedTuple):
     b_C: np.ndarray
 
 
-def fold_batch_norm(graph: Graph) -> tuple[int, int]:
-    """Folds every BatchNorm that can be without a change of the function; how many were, of how many."""
-    norms = [node for node in graph.nodes if node.op_type == "BatchNormalization"]
+def fold_batch_norm(graph: Graph) -> int:
+    """Folds every BatchNorm that can be without a change of the function; how many were."""
     folded = 0
-    for norm in norms:
+    for norm in [node for node in graph.nodes if node.op_type == "BatchNormalization"]:
         if _fold_into_maker(graph, norm) or _fold_into_user(graph, norm):
             graph.nodes.remove(norm)
             folded += 1
-    return folded, len(norms)
-
-
-def write_as_arithmetic(graph: Graph) -> None:
-    """Every BatchNorm as `x · a + b`: float16 holds `a` and `b` better than a variance, whose square root is taken."""
-    for norm in [node for node in graph.nodes if node.op_type == "BatchNormalization"]:
-        affine, rank = _affine(graph, norm), graph.ranks.get(norm.output[0])
-        if affine is None or rank is None:
-            continue
-        name, shape = norm.output[0], (-1, *(1,) * (rank - 2))
-        scale, shift = (
-            graph.add_weight(f"{name}_{stem}", values_C.astype(np.float32).reshape(shape))
-            for stem, values_C in (("scale", affine.a_C), ("shift", affine.b_C))
-        )
-        scaled = graph.free_name(f"{name}_scaled")
-        at = graph.nodes.index(norm)
-        graph.nodes[at : at + 1] = [
-            helper.make_node("Mul", [norm.input[0], scale], [scaled], name=scaled),
-            helper.make_node("Add", [scaled, shift], [name], name=name),
-        ]
+    return folded
 
 
 def _affine(graph: Graph, norm: onnx.NodeProto) -> _Affine | None:

@@ -3,7 +3,8 @@
 What it gets wrong, and where that is mended:
 
 - before, in MXNet's graph: a FullyConnected that does not say `flatten` is written as flatten = False; a BatchNorm with
-  fix_gamma as if it had its gamma; `scalar − x` and `scalar / x` the other way round unless the node has a certain name;
+  fix_gamma as if it used its gamma; `scalar − x`, `scalar / x` the other way round unless the node has a certain name;
+  `true` and `1` are taken for False in places;
 - after, in ONNX's graph: the slopes of a PReLU have the shape (C,), which would run along the last axis, and need
   (C, 1, 1); weights are listed as inputs; nodes have no names; Dropout and copies stay as nodes that do nothing.
 """
@@ -36,6 +37,7 @@ _SAYS_NO = (
     mx.MXNetError,
 )
 _REVERSED = {"_rminus_scalar": "_rminusscalar", "_rdiv_scalar": "_rdivscalar"}
+_BOOLEANS = ("count_include_pad", "fix_gamma", "flatten", "global_pool", "no_bias")
 _TRUE = ("True", "true", "1")
 
 
@@ -68,8 +70,8 @@ def convert(
         raise ValueError(f"MXNet's exporter to ONNX does not take the graph: {reason}") from error
     if len(proto.output) != 1:
         raise ValueError(f"the graph must give one embedding, but gives {len(proto.output)} outputs in ONNX")
-    graph = Graph(proto, proto.output[0].name, _ranks(symbol, arrays, image_size), image_size, embedding_size)
-    _shape_slopes(graph)
+    graph = Graph(proto, proto.output[0].name, image_size, embedding_size)
+    _shape_slopes(graph, _ranks(symbol, arrays, image_size))
     _remove_identities(graph)
     _name_nodes(graph)
     graph.rename(graph.output, OUTPUT)
@@ -102,8 +104,10 @@ def _spell_out(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """The same graph with the defaults and names that the exporter needs to read it aright."""
     graph = json.loads(symbol.tojson())
     for number, node in enumerate(graph["nodes"]):
+        said = node.get("attrs", {})
+        said |= {name: str(said[name] in _TRUE) for name in _BOOLEANS if name in said}
         if node["op"] == "FullyConnected":
-            node["attrs"].setdefault("flatten", "True")
+            said.setdefault("flatten", "True")
         if node["op"] in _REVERSED:
             node["name"] = f"{_REVERSED[node['op']]}{number}_{node['name']}"
     return mx.sym.load_json(json.dumps(graph))
@@ -118,11 +122,11 @@ def _ranks(symbol: mx.sym.Symbol, arrays: Mapping[str, mx.nd.NDArray], image_siz
     return {name.removesuffix("_output"): len(shape) for name, shape in zip(names, outputs, strict=True)}
 
 
-def _shape_slopes(graph: Graph) -> None:
+def _shape_slopes(graph: Graph, ranks: Mapping[str, int]) -> None:
     for node in graph.nodes:
         slope = graph.weights.get(node.input[1]) if node.op_type == "PRelu" else None
         if slope is not None and slope.ndim == 1:
-            after_channels = graph.ranks.get(node.output[0], 4) - 2
+            after_channels = ranks.get(node.output[0], 4) - 2
             graph.weights[node.input[1]] = slope.reshape(-1, *(1,) * after_channels)
 
 

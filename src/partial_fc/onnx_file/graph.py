@@ -25,15 +25,11 @@ class Graph:
         nodes: in any order.
         weights: arrays by name; those that no node uses are left out of the model.
         output: its name.
-        ranks: dimensions of values, where they are known.
         image_size: S.
         embedding_size: D.
     """
 
-    def __init__(
-        self, proto: onnx.GraphProto, output: str, ranks: Mapping[str, int], image_size: int, embedding_size: int
-    ) -> None:
-        self.ranks = dict(ranks)
+    def __init__(self, proto: onnx.GraphProto, output: str, image_size: int, embedding_size: int) -> None:
         self.nodes = list(proto.node)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.initializer}
         self.output, self.image_size, self.embedding_size = output, image_size, embedding_size
@@ -62,8 +58,6 @@ class Graph:
             node.output[:] = [new if name == old else name for name in node.output]
         if old in self.weights:
             self.weights[new] = self.weights.pop(old)
-        if old in self.ranks:
-            self.ranks[new] = self.ranks.pop(old)
         if self.output == old:
             self.output = new
 

@@ -9,7 +9,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from partial_fc.onnx_file.batch_norm import write_as_arithmetic
 from partial_fc.onnx_file.graph import Graph, attributes
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -21,13 +20,12 @@ def to_float16(graph: Graph, metadata: Mapping[str, str]) -> onnx.ModelProto:
     Raises:
         ValueError: a weight lies outside of float16's range, or the model is not valid ONNX.
     """
-    write_as_arithmetic(graph)
     for name, array in graph.weights.items():
         largest = np.abs(array).max(initial=0) if array.dtype == np.float32 else 0
         if not largest <= _LARGEST:
             raise ValueError(f"the weight {name} holds {largest:g}, and float16 ends at {_LARGEST:g}: leave --fp16 out")
     model = convert_float_to_float16(graph.to_model(metadata), keep_io_types=True)
-    half = Graph(model.graph, graph.output, graph.ranks, graph.image_size, graph.embedding_size)
+    half = Graph(model.graph, graph.output, graph.image_size, graph.embedding_size)
     return half.to_model(metadata)
 
 

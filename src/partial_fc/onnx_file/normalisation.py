@@ -32,8 +32,8 @@ def _own_nodes(graph: Graph) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
     mul = graph.only_user(sub.output[0]) if sub is not None and sub.op_type == "Sub" else None
     if mul is None or mul.op_type != "Mul":
         return None
-    are_constants = sub.input[0] == INPUT and sub.input[1] in graph.weights and any(n in graph.weights for n in mul.input)
-    return (sub, mul) if are_constants else None
+    constants = [sub.input[1] in graph.weights, any(name in graph.weights for name in mul.input)]
+    return (sub, mul) if sub.input[0] == INPUT and all(constants) else None
 
 
 def _add_nodes(graph: Graph, form: PixelForm) -> tuple[onnx.NodeProto, ...]:
