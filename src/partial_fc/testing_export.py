@@ -80,5 +80,5 @@ def _forgetful(network: mx.sym.Symbol) -> mx.sym.Symbol:
     graph = json.loads(network.tojson())
     for node in graph["nodes"]:
         if node["op"] == "BatchNorm":
-            node["attrs"]["momentum"] = "0.1"
+            node.setdefault("attrs", {})["momentum"] = "0.1"
     return mx.sym.load_json(json.dumps(graph))

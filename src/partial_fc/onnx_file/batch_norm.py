@@ -88,8 +88,8 @@ def _has_weights(graph: Graph, layer: onnx.NodeProto) -> bool:
     if layer.op_type not in ("Conv", "Gemm") or not all(name in graph.weights for name in layer.input[1:]):
         return False
     said = attributes(layer)
-    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
-    return layer.op_type == "Conv" or all(said.get(name, 0) == value for name, value in plain.items())
+    gemm = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | said
+    return layer.op_type == "Conv" or gemm == {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
 
 
 def _pads(layer: onnx.NodeProto) -> bool:
