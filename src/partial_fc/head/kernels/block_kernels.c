@@ -26,11 +26,30 @@ static inline float fast_exp(float x) {
     return x < -87.0f ? 0.0f : p * power.value;
 }
 
+/* What becomes of a negative's logit z, or a threshold of NULL for z itself. */
+typedef struct {
+    const float *threshold; /* of each sample: a logit above it is hard */
+    float linear, quadratic, constant, filter;
+} negative_rule;
+
+/* (linear + quadratic*z)*z + constant where z is hard, z elsewhere; left out above the filter. */
+static inline float negative_logit(const negative_rule *rule, float threshold, float z) {
+    const float hard = (rule->linear + rule->quadratic * z) * z + rule->constant;
+    const float kept = z > threshold ? hard : z;
+    return z > rule->filter ? MASKED_LOGIT : kept;
+}
+
+/* d negative_logit / dz where it is not left out. */
+static inline float negative_slope(const negative_rule *rule, float threshold, float z) {
+    return z > threshold ? rule->linear + 2.0f * rule->quadratic * z : 1.0f;
+}
+
 typedef struct {
     float *logits;
     const float *inverse_norm;
     const int32_t *target_column; /* of each sample among all of the rank's columns, or -1 */
     float *max, *sum, *target_logit;
+    negative_rule negatives;
     int64_t samples, classes, first_column;
     int32_t threads;
 } forward_arguments;
@@ -46,7 +65,28 @@ static inline float scale_columns(float *restrict z, const float *restrict inv, 
     return largest;
 }
 
-/* Z *= inv; the targets' Z to target_logit, MASKED_LOGIT in their place; running max and sum of exp. */
+/* The largest of a sample's logits as the rule leaves them. */
+static inline float negatives_max(const float *restrict z, const negative_rule *rule, float threshold, int64_t classes) {
+    float largest = MASKED_LOGIT;
+#pragma omp simd reduction(max : largest)
+    for (int64_t j = 0; j < classes; j++) {
+        const float logit = negative_logit(rule, threshold, z[j]);
+        largest = logit > largest ? logit : largest;
+    }
+    return largest;
+}
+
+/* The sum of their exponentials. */
+static inline float negatives_sum(const float *restrict z, const negative_rule *rule, float threshold, float max,
+                                  int64_t classes) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < classes; j++) sum += fast_exp(negative_logit(rule, threshold, z[j]) - max);
+    return sum;
+}
+
+/* Z *= inv; the targets' Z to target_logit, MASKED_LOGIT in their place; running max and sum of exp. Z stays before
+ * the rule of the negatives, which max and sum are taken after: the backward pass needs both. */
 void block_forward(void *engine, void *arguments) {
     const forward_arguments a = *(forward_arguments *)arguments;
     (void)engine;
@@ -65,9 +105,16 @@ void block_forward(void *engine, void *arguments) {
         } else {
             block_max = scale_columns(z, a.inverse_norm, 0, a.classes);
         }
+        const negative_rule *rule = &a.negatives;
+        const float threshold = rule->threshold ? rule->threshold[n] : 0.0f;
+        if (rule->threshold) block_max = negatives_max(z, rule, threshold, a.classes);
         const float max = block_max > a.max[n] ? block_max : a.max[n];
+        if (rule->threshold) {
+            block_sum = negatives_sum(z, rule, threshold, max, a.classes);
+        } else {
 #pragma omp simd reduction(+ : block_sum)
-        for (int64_t j = 0; j < a.classes; j++) block_sum += fast_exp(z[j] - max);
+            for (int64_t j = 0; j < a.classes; j++) block_sum += fast_exp(z[j] - max);
+        }
         a.sum[n] = a.sum[n] * expf(a.max[n] - max) + block_sum;
         a.max[n] = max;
     }
@@ -79,23 +126,29 @@ typedef struct {
     const int32_t *target_column;
     const float *max, *excess, *target_gradient, *target_logit;
     float *projection;
+    negative_rule negatives;
     int64_t samples, classes, first_column;
     int32_t threads, raw; /* raw: Z as the product left it, not yet times inv and masked */
 } backward_arguments;
 
 /* One sample's part of block_backward over columns [start, stop). */
-static inline void backward_row(const backward_arguments *a, int64_t n, int64_t start, int64_t stop, int raw) {
+static inline void backward_row(const backward_arguments *a, int64_t n, int64_t start, int64_t stop, int raw,
+                                int has_rule) {
     float *restrict z = a->logits + n * a->classes;
     float *restrict h = a->projection;
     const float *restrict inv = a->inverse_norm;
     const float max = a->max[n], excess = a->excess[n];
     const int64_t target = a->target_column[n] - a->first_column;
     const int here = target >= start && target < stop;
+    const negative_rule rule = a->negatives;
+    const float threshold = has_rule ? rule.threshold[n] : 0.0f;
     if (here) z[target] = MASKED_LOGIT;
 #pragma omp simd
     for (int64_t j = start; j < stop; j++) {
         const float logit = raw ? z[j] * inv[j] : z[j];
-        const float p = fast_exp((logit - max) - excess);
+        const float after = has_rule ? negative_logit(&rule, threshold, logit) : logit;
+        float p = fast_exp((after - max) - excess);
+        if (has_rule) p *= negative_slope(&rule, threshold, logit);
         h[j] += p * logit;
         z[j] = p * inv[j];
     }
@@ -115,10 +168,13 @@ void block_backward(void *engine, void *arguments) {
         const int64_t stop = start + width < a.classes ? start + width : a.classes;
         memset(a.projection + start, 0, (size_t)(stop - start) * sizeof(float));
         for (int64_t n = 0; n < a.samples; n++) {
-            if (a.raw)
-                backward_row(&a, n, start, stop, 1);
+            /* Constants, so that the compiler makes a loop of each kind. */
+            if (a.negatives.threshold)
+                backward_row(&a, n, start, stop, a.raw, 1);
+            else if (a.raw)
+                backward_row(&a, n, start, stop, 1, 0);
             else
-                backward_row(&a, n, start, stop, 0);
+                backward_row(&a, n, start, stop, 0, 0);
         }
     }
 }
@@ -186,6 +242,14 @@ static inline void fetch_row(const void *matrix, int64_t row, int64_t bytes, int
         else __builtin_prefetch(start + offset, 0);
 }
 
+/* A row of 4 factors brings one up to date that has missed updates: W += f0*W + f1*M, M = f2*W + f3*M. */
+enum { FACTORS = 4 };
+static const float NONE_MISSED[FACTORS] = {0.0f, 0.0f, 0.0f, 1.0f};
+
+static inline int none_missed(const float *factors) {
+    return factors[0] == 0.0f && factors[1] == 0.0f && factors[2] == 0.0f && factors[3] == 1.0f;
+}
+
 static inline int64_t bytes_of(int32_t type) { return type == FLOAT32 ? 4 : type == FLOAT16 ? 2 : 1; }
 
 typedef struct {
@@ -194,6 +258,7 @@ typedef struct {
     float *inverse_norm;        /* of each stored row */
     const float *current;       /* the block's rows as they are now, one after the other */
     const float *gradient, *projection;
+    const float *factors;       /* of each row of the block, or NULL where none has missed an update */
     const int64_t *rows;        /* where each row of the block is stored, or NULL for one after the other */
     int64_t classes, embedding_size;
     float gradient_factor, projection_factor, decay, momentum_factor;
@@ -202,10 +267,10 @@ typedef struct {
 } update_arguments;
 
 /* m = mu*M[row] + gradient_factor*g + k*w, by the type that M is stored in. */
-static inline void new_momentum(const update_arguments *a, int64_t row, float k, const float *restrict w,
+static inline void new_momentum(const update_arguments *a, int64_t row, float mu, float k, const float *restrict w,
                                 const float *restrict g, float *restrict m) {
     const int64_t size = a->embedding_size;
-    const float mu = a->momentum_factor, factor = a->gradient_factor;
+    const float factor = a->gradient_factor;
     if (a->momentum_type == FLOAT32) {
         const float *old = (const float *)a->momentum + row * size;
 #pragma omp simd
@@ -221,6 +286,29 @@ static inline void new_momentum(const update_arguments *a, int64_t row, float k,
         for (int64_t d = 0; d < size; d++) m[d] = scale * (float)old[d] + factor * g[d] + k * w[d];
     }
 }
+
+/* m += factor*W[row], by the type that W is stored in. */
+static inline void add_weight(const update_arguments *a, int64_t row, float factor, float *restrict m) {
+    const int64_t size = a->embedding_size;
+    if (a->weight_type == FLOAT32) {
+        const float *restrict stored = (const float *)a->weight + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) m[d] += factor * stored[d];
+    } else {
+        const uint16_t *restrict stored = (const uint16_t *)a->weight + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) m[d] += factor * from_half(stored[d]);
+    }
+}
+
+static inline float sum_of_squares(const float *restrict w, int64_t size) {
+    float squares = 0.0f;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t d = 0; d < size; d++) squares += w[d] * w[d];
+    return squares;
+}
+
+static inline float inverse_norm_of(float squares) { return squares > 0.0f ? 1.0f / sqrtf(squares) : 0.0f; }
 
 static inline void store_momentum(const update_arguments *a, int64_t row, uint32_t key, const float *restrict m) {
     const int64_t size = a->embedding_size;
@@ -244,7 +332,8 @@ static inline void store_momentum(const update_arguments *a, int64_t row, uint32
     }
 }
 
-/* k = projection_factor*h*inv^2 - decay; M = mu*M + gradient_factor*G + k*W; W = W + M; inv = 1/|W|. */
+/* k = projection_factor*h*inv^2 - decay; M = mu*M + gradient_factor*G + k*W; W = W + M; inv = 1/|W|.
+ * Of a row that has missed updates, M is f2*W + f3*M of what is stored, and inv that of the row as it is now. */
 void block_update(void *engine, void *arguments) {
     const update_arguments a = *(update_arguments *)arguments;
     (void)engine;
@@ -260,12 +349,15 @@ void block_update(void *engine, void *arguments) {
                 fetch_row(a.momentum, a.rows[j + ROWS_AHEAD], size * bytes_of(a.momentum_type), 1);
             }
             const float *w = a.current + j * size;
-            const float inv = a.inverse_norm[row];
+            const float *factors = a.factors ? a.factors + j * FACTORS : NONE_MISSED;
+            const int missed = !none_missed(factors);
+            const float inv = missed ? inverse_norm_of(sum_of_squares(w, size)) : a.inverse_norm[row];
             const float k = a.projection_factor * a.projection[j] * inv * inv - a.decay;
             float *m = a.momentum_type == FLOAT32 ? (float *)a.momentum + row * size : scratch;
             const uint32_t key = random_bits(a.random_key, (uint32_t)row);
             float squares = 0.0f;
-            new_momentum(&a, row, k, w, a.gradient + j * size, m);
+            new_momentum(&a, row, a.momentum_factor * factors[3], k, w, a.gradient + j * size, m);
+            if (missed) add_weight(&a, row, a.momentum_factor * factors[2], m);
             if (a.weight_type == FLOAT32) {
                 float *stored = (float *)a.weight + row * size;
 #pragma omp simd reduction(+ : squares)
@@ -284,21 +376,42 @@ void block_update(void *engine, void *arguments) {
                 }
             }
             store_momentum(&a, row, key, m);
-            a.inverse_norm[row] = squares > 0.0f ? 1.0f / sqrtf(squares) : 0.0f;
+            a.inverse_norm[row] = inverse_norm_of(squares);
         }
     }
 }
 
 typedef struct {
-    const void *weight;
-    const float *inverse_norm;
+    const void *weight, *momentum;
+    const float *momentum_scale, *inverse_norm;
+    const float *factors; /* of each row of the block, or NULL where none has missed an update */
     const int64_t *rows;
     float *out_weight, *out_inverse_norm;
     int64_t classes, embedding_size;
-    int32_t weight_type, threads;
+    int32_t weight_type, momentum_type, threads;
 } gather_arguments;
 
-/* out = W[rows] as floats, and their inverse norms. */
+/* w += f0*w + f1*M[row], by the type that M is stored in. */
+static inline void make_up_for_missed(const gather_arguments *a, int64_t row, const float *factors, float *restrict w) {
+    const int64_t size = a->embedding_size;
+    const float f0 = factors[0], f1 = factors[1];
+    if (a->momentum_type == FLOAT32) {
+        const float *restrict m = (const float *)a->momentum + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) w[d] += f0 * w[d] + f1 * m[d];
+    } else if (a->momentum_type == FLOAT16) {
+        const uint16_t *restrict m = (const uint16_t *)a->momentum + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) w[d] += f0 * w[d] + f1 * from_half(m[d]);
+    } else {
+        const int8_t *restrict m = (const int8_t *)a->momentum + row * size;
+        const float scale = f1 * a->momentum_scale[row];
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) w[d] += f0 * w[d] + scale * (float)m[d];
+    }
+}
+
+/* out = W[rows] as floats and up to date, and their inverse norms. */
 void block_gather(void *engine, void *arguments) {
     const gather_arguments a = *(gather_arguments *)arguments;
     (void)engine;
@@ -309,6 +422,8 @@ void block_gather(void *engine, void *arguments) {
         float *restrict out = a.out_weight + j * size;
         if (j + ROWS_AHEAD < a.classes)
             fetch_row(a.weight, a.rows[j + ROWS_AHEAD], size * bytes_of(a.weight_type), 0);
+        if (a.factors && j + ROWS_AHEAD < a.classes && !none_missed(a.factors + (j + ROWS_AHEAD) * FACTORS))
+            fetch_row(a.momentum, a.rows[j + ROWS_AHEAD], size * bytes_of(a.momentum_type), 0);
         if (a.weight_type == FLOAT32) {
             memcpy(out, (const float *)a.weight + row * size, (size_t)size * sizeof(float));
         } else {
@@ -316,7 +431,12 @@ void block_gather(void *engine, void *arguments) {
 #pragma omp simd
             for (int64_t d = 0; d < size; d++) out[d] = from_half(stored[d]);
         }
-        a.out_inverse_norm[j] = a.inverse_norm[row];
+        if (a.factors && !none_missed(a.factors + j * FACTORS)) {
+            make_up_for_missed(&a, row, a.factors + j * FACTORS, out);
+            a.out_inverse_norm[j] = inverse_norm_of(sum_of_squares(out, size));
+        } else {
+            a.out_inverse_norm[j] = a.inverse_norm[row];
+        }
     }
 }
 
@@ -360,7 +480,7 @@ void block_initialize(void *engine, void *arguments) {
             }
             squares += value * value;
         }
-        a.inverse_norm[row] = squares > 0.0f ? 1.0f / sqrtf(squares) : 0.0f;
+        a.inverse_norm[row] = inverse_norm_of(squares);
     }
 }
 
