@@ -7,6 +7,9 @@ What it gets wrong, and where that is mended:
   `true` and `1` are taken for False in places;
 - after, in ONNX's graph: the slopes of a PReLU have the shape (C,), which would run along the last axis, and need
   (C, 1, 1); weights are listed as inputs; nodes have no names; Dropout and copies stay as nodes that do nothing.
+
+It writes a weight as a list of Python's numbers, which takes minutes for a deep network: it is told their shapes alone,
+and they are put into the graph as they are.
 """
 
 from __future__ import annotations
@@ -52,18 +55,20 @@ def convert(
     nodes = json.loads(symbol.tojson())["nodes"]
     _check_operators(nodes)
     arrays = _arrays(symbol, parameters, nodes)
-    spelled = _spell_out(symbol)
-    shape = (image_size, image_size)
+    spelled, image = _spell_out(symbol), (3, image_size, image_size)
+    inputs = {name: arrays[name] for name in spelled.list_inputs() if name != INPUT}
     try:
         with redirect_stdout(io.StringIO()):  # it prints names
             proto = MXNetGraph().create_onnx_graph_proto(
                 spelled,
-                arrays,
-                [(1, 3, *shape)],
-                [onnx.TensorProto.FLOAT],
+                {},
+                [(1, *image) if name == INPUT else inputs[name].shape for name in spelled.list_inputs()],
+                [onnx.TensorProto.FLOAT] * (1 + len(inputs)),
                 opset_version=OPSET,
                 dynamic=True,
-                dynamic_input_shapes=[("N", 3, *shape)],
+                dynamic_input_shapes=[
+                    ("N", *image) if name == INPUT else inputs[name].shape for name in spelled.list_inputs()
+                ],
             )
     except _SAYS_NO as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -71,6 +76,7 @@ def convert(
     if len(proto.output) != 1:
         raise ValueError(f"the graph must give one embedding, but gives {len(proto.output)} outputs in ONNX")
     graph = Graph(proto, proto.output[0].name, image_size, embedding_size)
+    graph.weights |= {name: array.asnumpy() for name, array in arrays.items()}
     _shape_slopes(graph, _ranks(symbol, arrays, image_size))
     _remove_identities(graph)
     _name_nodes(graph)
@@ -89,10 +95,8 @@ def _arrays(
     symbol: mx.sym.Symbol, parameters: Mapping[str, mx.nd.NDArray], nodes: list[dict]
 ) -> dict[str, mx.nd.NDArray]:
     """The parameters that the graph uses, in float32, with the gammas that BatchNorm holds at 1."""
-    arrays = {name: parameters[name] for name in symbol.list_inputs() if name != INPUT}
-    for name, array in arrays.items():
-        if array.dtype in (np.float16, np.float64):
-            arrays[name] = array.astype(np.float32)
+    names = [name for name in symbol.list_inputs() if name != INPUT]
+    arrays = {name: parameters[name].astype(np.float32, copy=False) for name in names}
     for node in nodes:
         if node["op"] == "BatchNorm" and node.get("attrs", {}).get("fix_gamma", "True") in _TRUE:
             gamma = nodes[node["inputs"][1][0]]["name"]
