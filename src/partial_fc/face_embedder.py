@@ -99,7 +99,8 @@ class FaceEmbedder:
             path: `PREFIX,EPOCH` of an MXNet checkpoint, the directory of a run (its newest model) or of one of its
                 checkpoints (`update-…`), or `FILE.onnx`.
             batch_size: images that are computed at once, at most; an ONNX file may fix another number.
-            context: the device; the GPU where MXNet sees one, else the CPU.
+            context: the device; the GPU where MXNet sees one, else the CPU. An ONNX file runs on the GPU of that number
+                wherever the installed onnxruntime is one for GPUs.
             image_size, colour, mean, std: S, "rgb" or "bgr", and (pixel − mean) / std by one number or three, where the
                 model does not say them itself.
             output: the embedding among the model's outputs.
