@@ -161,7 +161,7 @@ class Parts:
         """All of it, when the result is whole or another is begun; last what tells of what the parts are."""
         for path in self.directory.iterdir():
             if path.name != JOB_FILE:
-                path.unlink()
+                path.unlink(missing_ok=True)
         shutil.rmtree(self.directory)
 
     def _differences(self) -> list[str]:
