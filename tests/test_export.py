@@ -233,6 +233,13 @@ def test_one_sentence_says_what_is_wrong(checkpoint, tmp_path, capsys, model, ou
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_an_image_size_that_does_not_fit_names_the_model(checkpoint, tmp_path, capsys):
+    assert main([checkpoint, str(tmp_path / "model.onnx"), "--image-size", "64"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the model {checkpoint}: it does not take images of 64×64: ")
+    assert len(said.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_that_cannot_be_written_is_known_before_the_work(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(export.os, "access", lambda path, how: False)
     with pytest.raises(PermissionError, match="does not let you write"):

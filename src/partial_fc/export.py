@@ -113,11 +113,11 @@ def export_model(
         raise ValueError(f"{model} is an ONNX file already: what is exported is an MXNet checkpoint, PREFIX,EPOCH")
     checkpoint = read_checkpoint(name.checkpoint(), options or ModelOptions())
     side, precision = checkpoint.image_size, "float16" if fp16 else "float32"
-    reference = CheckpointModel(
-        checkpoint.symbol, checkpoint.parameters, mx.cpu(), batch_size=FACES, image_size=side, form=checkpoint.form
-    )
-    size = reference.embedding_size
     try:
+        reference = CheckpointModel(
+            checkpoint.symbol, checkpoint.parameters, mx.cpu(), batch_size=FACES, image_size=side, form=checkpoint.form
+        )
+        size = reference.embedding_size
         made = make_model(make_graph(checkpoint, size), fold_batch_norm=fold_batch_norm, fp16=fp16)
     except ValueError as error:
         raise ValueError(f"the model {model}: {error}") from error
