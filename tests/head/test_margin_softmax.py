@@ -63,6 +63,13 @@ def test_other_scales_and_odd_sizes(margin: Any, scale: float, samples: int, siz
     assert_as_dense(case, train_on(3, case))
 
 
+@pytest.mark.parametrize("margin", [lambda: SVSoftmax(t=20.0), lambda: SVSoftmax(0.4, 4.0)])
+@pytest.mark.parametrize("scale", [64.0, 300.0])
+def test_hard_negatives_that_count_for_much_more_have_a_finite_loss(margin: Any, scale: float) -> None:
+    case = LayerCase(23, margin=margin, scale=scale, steps=1)
+    assert_as_dense(case, train_on(2, case))
+
+
 def test_the_cases_have_hard_negatives_and_some_above_the_filter() -> None:
     case = LayerCase(23)
     x_ND, label_N = case.batch(0)
@@ -108,6 +115,24 @@ def test_a_batch_of_which_no_class_is_drawn_has_no_loss_and_moves_nothing_but_by
     assert not layer.backward(0.1).asnumpy().any()
     weight_SD = layer.centers.stores[0].weight_RD.asnumpy()[sample.row_S]
     np.testing.assert_array_equal(weight_SD, initial_rows(0, sample.row_S, 8))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_an_embedding_that_is_no_number_has_no_loss_though_its_class_is_not_drawn(
+    number: float, blocks_form: dict[str, Any]
+) -> None:
+    case = LayerCase(100, samples=8, sample_ratio=0.3, sampler="uniform")
+
+    def loss_on(collectives: Collectives) -> float:
+        x_ND, label_N = case.batch(0)
+        layer = case.make_layer(collectives, **blocks_form)
+        sample = layer.sample(label_N, 0)
+        absent_N = collectives.all_gather(mx.nd.array(sample.columns.column_N[None]), "columns").asnumpy().max(0) < 0
+        assert 0 < absent_N.sum() < 8
+        x_ND[np.flatnonzero(absent_N)[0], 3] = number
+        return layer.forward(mx.nd.array(own_part(x_ND, collectives)), sample)
+
+    assert not np.isfinite(run_thread_ranks(2, loss_on)).any()
 
 
 # ---- ratio schedules

@@ -34,6 +34,11 @@ class HardNegatives:
     quadratic: float
     constant: float
 
+    @property
+    def largest(self) -> float:
+        """What no negative passes, hard or not."""
+        return max(1.0, abs(self.linear) + abs(self.quadratic) + self.constant)
+
 
 @dataclass(frozen=True)
 class BatchMargin:

@@ -342,6 +342,7 @@ class PartialFC:
             scale=self.scale,
             collectives=self._collectives,
             every_target=self._sampler == "pprn",
+            largest_negative=1.0 if margin.hard is None else margin.hard.largest,
         )
         self._pending = _Forward(sample, unit_ND, inverse_norm_N1, state, softmax, margin, negatives)
         return softmax.loss
