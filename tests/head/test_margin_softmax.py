@@ -19,7 +19,7 @@ from partial_fc.testing import LayerCase, LayerTrace, compare_with_dense, own_pa
 
 MARGINS: dict[str, Margin | Callable[[], MarginSoftmax]] = {
     "AdaFace": AdaFace,
-    "AdaFace, slow statistics": lambda: AdaFace(0.5, 0.8, alpha=0.3),
+    "AdaFace, fast statistics": lambda: AdaFace(0.5, 0.8, alpha=0.3),
     "CurricularFace": CurricularFace,
     "CurricularFace, fast": lambda: CurricularFace(0.3, alpha=0.5),
     "SV": SVSoftmax,

@@ -182,7 +182,8 @@ class F2C:
         """Keeps the update of the pool that the last call made. No collective.
 
         Returns:
-            Whether it did: not where the loss is not finite, which is so on every rank or on none.
+            Whether it did: not where the last call's loss is not finite, which is so on every rank or on none. What the
+            call before it gave is not looked at: leave the step out where their sum is not finite.
 
         Raises:
             ValueError: no call, or no ``backward()``, since the last step.
