@@ -157,6 +157,11 @@ def test_the_sample_ratio_follows_its_schedule() -> None:
         ({"sampler": "uniform", "margin": SVSoftmax()}, "SVSoftmax needs every sample's class"),
         ({"filter_cosine": 1.0}, "left out above .* but is 1.0"),
         ({"filter_cosine": math.nan}, "left out above .* but is nan"),
+        ({"momentum": 1.0}, r"momentum .* must lie in \[0, 1\), but is 1.0"),
+        ({"momentum": math.nan}, "momentum .* but is nan"),
+        ({"weight_decay": -1e-4}, "weight decay must be finite and not negative, but is -0.0001"),
+        ({"weight_decay": math.inf}, "weight decay .* but is inf"),
+        ({"margin": 0.5}, "must be a name, a Margin or a margin softmax, but is 0.5"),
     ],
 )
 def test_an_argument_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
