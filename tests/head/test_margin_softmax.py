@@ -70,6 +70,26 @@ def test_hard_negatives_that_count_for_much_more_have_a_finite_loss(margin: Any,
     assert_as_dense(case, train_on(2, case))
 
 
+@pytest.mark.parametrize("offset", [-1e-3, 1e-3])
+def test_a_negative_is_hard_from_the_threshold_on_and_left_out_from_the_filter_on(form: str, offset: float) -> None:
+    # A plane, the embedding along the first axis: its own center at 0.8, a negative beside where it becomes hard.
+    own, scale, angle_m, m, t = math.cos(0.8), 4.0, math.cos(0.8 + 0.5), 0.4, 0.01 * math.cos(0.8)
+    cases = {
+        "sv": (SVSoftmax(), None, own - m, own - m, lambda cosine: 1.2 * cosine + 0.2),
+        "curricularface": (CurricularFace(), None, angle_m, angle_m, lambda cosine: cosine * (t + cosine)),
+        "filter": (Margin(m3=m), 0.3, 0.3, own - m, lambda cosine: -math.inf),
+        "sv and filter": (SVSoftmax(), own - m, own - m, own - m, lambda cosine: -math.inf),
+    }
+    for name, (margin, filter_cosine, threshold, target, beyond) in cases.items():
+        layer = PartialFC(2, 2, SingleProcess(), margin=margin, scale=scale, filter_cosine=filter_cosine, kernels=form)
+        cosine = threshold + offset
+        weight_CD = np.array([[own, math.sin(0.8)], [cosine, math.sqrt(1 - cosine**2)]], np.float32)
+        layer.centers.put_rows(np.arange(2), {"weight": 3 * weight_CD})
+        loss = layer.forward(mx.nd.array([[5.0, 0.0]]), layer.sample(np.array([0]), 0))
+        negative = beyond(cosine) if offset > 0 else cosine
+        assert loss == pytest.approx(math.log1p(math.exp(scale * (negative - target))), abs=1e-5), name
+
+
 def test_the_cases_have_hard_negatives_and_some_above_the_filter() -> None:
     case = LayerCase(23)
     x_ND, label_N = case.batch(0)
