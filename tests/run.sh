@@ -14,6 +14,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ruff check
 shellcheck setup.sh config.sh run.sh tests/run.sh tests/soak.sh tests/soak_rank.sh .ci/run
+mkdocs build --strict --quiet
 python -m pytest --durations=15 "$@"
 # The short form of tests/soak.sh, where everything runs: some three minutes.
 if [ $# -eq 0 ]; then
