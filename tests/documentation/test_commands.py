@@ -89,6 +89,16 @@ def check_printed(block: Block, printed: str) -> None:
             assert " ".join(part.split()) in have, f"{block}: {part!r} is not in\n{printed}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_messages_that_no_command_here_provokes_are_those_of_the_source(page: Path) -> None:
+    for block in blocks_of(page):
+        match = re.fullmatch(r"words of (\S+): (.*)", block.note)
+        if match:
+            source = (PROJECT / match[1]).read_text()
+            for words in match[2].split(" | "):
+                assert words in source and words in block.text, f"{block}: {words!r}"
+
+
 def elsewhere(command: Command) -> bool:
     """Whether another test runs it; that test is there."""
     name = commands.name_of(command)
