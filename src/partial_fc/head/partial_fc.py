@@ -23,6 +23,7 @@ from partial_fc.collectives import Collectives
 from partial_fc.head import matmul
 from partial_fc.head.buffers import Buffers
 from partial_fc.head.centers import CenterBlock, ClassCenters, LoadedBlock
+from partial_fc.head.decay_history import DecayHistory
 from partial_fc.head.kernels import BlockTargets, NegativeRule, SoftmaxState, TargetColumns, UpdateRule
 from partial_fc.head.kernels.select import select_kernels
 from partial_fc.head.margin import Margin
@@ -87,7 +88,7 @@ class PartialFC:
             not drawn has no part in the loss then. For comparison: it learns less.
         filter_cosine: negatives whose cosine is above it are left out of the softmax, as what noisy labels make of an
             identity (An et al., "Killing Two Birds with One Stone", CVPR 2022, arXiv 2203.15565: 0.4). None: no filter.
-        momentum, weight_decay: of the centers' SGD, on sampled rows only.
+        momentum, weight_decay: of the centers' SGD, on sampled rows; see ``lazy_updates`` for the others.
         seed: decides the initial centers and the negatives.
         context: the device that computes.
         storage: where and as what the centers are kept.
@@ -96,6 +97,8 @@ class PartialFC:
         logits_chunk: None keeps the logits of all sampled classes, N·S float32, from the forward to the backward
             pass. A number keeps those of so many classes alone and computes them again (arXiv 2411.09009): one
             matrix product more, and memory that does not grow with the classes.
+        lazy_updates: class centers that are not sampled move on by momentum and weight decay, as in the dense update,
+            computed when they are next sampled. Otherwise they stay as they are, as in the paper.
 
     Raises:
         ValueError: a value out of its range.
@@ -121,6 +124,7 @@ class PartialFC:
         kernels: str = "auto",
         block_rows: int = DEFAULT_BLOCK_ROWS,
         logits_chunk: int | None = None,
+        lazy_updates: bool = False,
     ) -> None:
         ratios = RatioSchedule(sample_ratio, sample_ratio_steps)
         margin_softmax = as_margin_softmax(margin)
@@ -162,6 +166,8 @@ class PartialFC:
             block_rows=block_rows if logits_chunk is None else logits_chunk,
             rank=collectives.rank,
         )
+        if lazy_updates:
+            self.centers.follow(DecayHistory())
         self._buffers = Buffers(self._context)
         self._pending: _Forward | None = None
 
@@ -282,6 +288,7 @@ class PartialFC:
             matmul.gradients(logits_NB, pending.unit_ND, loaded.weight_BD, part_ND, gradient_BD)
             unit_gradient_ND += part_ND
             self.centers.update(block, loaded, gradient_BD, projection_B, rule)
+        self.centers.updated(sample.row_S, rule)
         unit_gradient_ND *= self.scale / samples
         own_BD = self._collectives.reduce_scatter(unit_gradient_ND, "head.embedding_gradients")
         own = slice(self._collectives.rank * own_BD.shape[0], (self._collectives.rank + 1) * own_BD.shape[0])
