@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -51,8 +52,8 @@ GROUPS = {
 }
 
 COMMANDS = {
-    "Data": ("partial_fc.data.__main__", "pack unpack verify stats bin split merge subset relabel"),
-    "Checkpoints": ("partial_fc.checkpoint.__main__", "inspect verify merge split export convert"),
+    "Data": ("partial_fc.data", "pack unpack verify stats bin split merge subset relabel"),
+    "Checkpoints": ("partial_fc.checkpoint", "inspect verify merge split export convert"),
     "Evaluation": ("partial_fc.evaluate", ""),
     "Export": ("partial_fc.export", ""),
     "Embeddings": ("partial_fc.embed", ""),
@@ -74,7 +75,8 @@ def parser_of(module: str, *verb: str) -> argparse.ArgumentParser:
     def stop(parser, *_, **__):
         raise _Found(parser)
 
-    main = importlib.import_module(module).main
+    is_package = importlib.util.find_spec(module).submodule_search_locations is not None
+    main = importlib.import_module(f"{module}.__main__" if is_package else module).main
     names = ("parse_args", "parse_known_args", "parse_intermixed_args")
     with mock.patch.multiple("argparse.ArgumentParser", **dict.fromkeys(names, stop)):
         try:
@@ -132,7 +134,7 @@ def training() -> str:
 
 
 def command(title: str, module: str, verbs: str) -> str:
-    name = f"python -m {module.removesuffix('.__main__')}"
+    name = f"python -m {module}"
     parts = [f"## {title}"]
     if not verbs:
         parser = parser_of(module)
@@ -153,12 +155,8 @@ def first_sentence(parser: argparse.ArgumentParser) -> str:
 def page() -> str:
     """The page's text."""
     with mock.patch.dict(os.environ, {"COLUMNS": "10000"}):
-        there = {
-            title: found
-            for title, found in COMMANDS.items()
-            if (ROOT / "src" / (found[0].replace(".", "/") + ".py")).exists()
-        }
-        parts = [INTRODUCTION.rstrip(), training()] + [command(title, *found) for title, found in there.items()]
+        there = [(title, *found) for title, found in COMMANDS.items() if importlib.util.find_spec(found[0])]
+        parts = [INTRODUCTION.rstrip(), training()] + [command(*found) for found in there]
     return "\n\n".join(parts) + "\n"
 
 

@@ -6,6 +6,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 bash "$root/setup.sh"
+bash "$root/tests/install_chromium.sh"
 
 cd "$root"
 export PATH="$root/.venv/bin:$PATH"
@@ -13,7 +14,7 @@ export PATH="$root/.venv/bin:$PATH"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ruff check
-shellcheck setup.sh config.sh run.sh tests/run.sh tests/soak.sh tests/soak_rank.sh .ci/run
+shellcheck setup.sh config.sh run.sh tests/run.sh tests/install_chromium.sh tests/soak.sh tests/soak_rank.sh .ci/run
 mkdocs build --strict --quiet
 python -m pytest --durations=15 "$@"
 # The short form of tests/soak.sh, where everything runs: some three minutes.

@@ -66,6 +66,8 @@ LEVELS = [
     ("partial_fc.evaluation.*", 3),
     ("partial_fc.callbacks*", 4),
     ("partial_fc.plan_report", 4),
+    ("partial_fc.plot.__main__", COMMANDS),
+    ("partial_fc.plot*", 2),
     ("partial_fc.testing*", 6),
 ]
 # One file speaks to each library of ranks, so that everything else runs without it.
