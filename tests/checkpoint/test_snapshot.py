@@ -114,7 +114,7 @@ def test_past_the_bound_training_waits_and_the_memory_stays_below_it(limit: int)
     started, writing = threading.Event(), threading.Event()
 
     def write() -> None:
-        started.wait(10)
+        started.wait(60)
         found.update(read(snapshot))
         writing.set()
 

@@ -35,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
     if chromium.find_chromium() is None:
-        pytest.skip("there is no Chromium: apt-get install chromium, or set CHROMIUM to one (tests/install_chromium.sh)")
+        pytest.skip("there is no Chromium: install it, or set CHROMIUM to one (tests/install_chromium.sh)")
     directory = tmp_path_factory.mktemp("chromium")
     with chromium.run_chromium(directory / "profile", directory / "net.json") as running:
         yield running

@@ -36,17 +36,20 @@ Parameters = Mapping[str, mx.nd.NDArray]
 
 
 class CheckpointModel:
-    """An MXNet graph with its parameters, for inference on batches of one shape.
+    """An MXNet graph with its parameters, for inference on batches of one shape, or of up to so many images.
 
     B images of a batch, S the input size, D the embedding size. Runs as a CachedOp: an executor without
     gradients goes through MXNet 1.9.1's oneDNN subgraphs, which fail on the second batch of a MobileFaceNet.
 
     Attributes:
         batch_size: B.
+        takes_fewer: whether a batch may have fewer images than B: always.
         image_size: S.
         embedding_size: D.
         form: of the pixels.
     """
+
+    takes_fewer = True
 
     def __init__(
         self,
@@ -71,7 +74,8 @@ class CheckpointModel:
 
     def embed(self, images_BHWC: np.ndarray) -> np.ndarray:
         """`embeddings_BD` float32, as the graph gives them (not normalised), of uint8 RGB (B, S, S, 3)."""
-        assert images_BHWC.shape == (self.batch_size, self.image_size, self.image_size, 3), images_BHWC.shape
+        assert images_BHWC.shape[1:] == (self.image_size, self.image_size, 3), images_BHWC.shape
+        assert 0 < len(images_BHWC) <= self.batch_size, images_BHWC.shape
         if self.form.is_plain:
             pixels = mx.nd.array(images_BHWC, self._context, dtype=np.uint8)  # a quarter of float32's bytes
         else:
@@ -124,7 +128,7 @@ def checkpoint_files(checkpoint: str) -> tuple[Path, Path]:
     """
     prefix, comma, epoch = checkpoint.rpartition(",")
     if not comma or not prefix or not (epoch.isascii() and epoch.isdigit()):
-        form = "PREFIX,EPOCH (such as models/model,0) or as FILE.onnx"
+        form = "PREFIX,EPOCH (such as models/model,0), as the directory of a run or as FILE.onnx"
         raise ValueError(f"a model is given as {form}, not as {checkpoint!r}")
     files = Path(f"{prefix}-symbol.json"), Path(f"{prefix}-{int(epoch):04d}.params")
     for file in files:

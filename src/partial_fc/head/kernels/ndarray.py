@@ -7,6 +7,7 @@ import math
 import mxnet as mx
 import numpy as np
 
+from partial_fc.head import matmul
 from partial_fc.head.buffers import Buffers
 from partial_fc.head.initialization import initial_rows
 from partial_fc.head.kernels import MASKED_LOGIT, BlockTargets, NegativeRule, SoftmaxState, UpdateRule
@@ -230,7 +231,9 @@ def _row_max(matrix_NB: mx.nd.NDArray) -> mx.nd.NDArray:
 def _row_sums(matrix_BD: mx.nd.NDArray) -> mx.nd.NDArray:
     """(B,) Σ_d, as a product with ones: six times as fast on a CPU as nd.sum over the last axis."""
     ones_1D = nd.ones((1, matrix_BD.shape[1]), ctx=matrix_BD.context)
-    return nd.FullyConnected(matrix_BD, ones_1D, num_hidden=1, no_bias=True).reshape((-1,))
+    sum_B1 = nd.empty((matrix_BD.shape[0], 1), ctx=matrix_BD.context)
+    matmul.logits(matrix_BD, ones_1D, sum_B1)
+    return sum_B1.reshape((-1,))
 
 
 def _weight(store: RowStore, rows_B: mx.nd.NDArray, out_BD: mx.nd.NDArray) -> mx.nd.NDArray:
