@@ -18,9 +18,8 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd
 
+from partial_fc import F2C, PartialFC
 from partial_fc.gallery import Gallery
-from partial_fc.head.f2c import F2C
-from partial_fc.head.partial_fc import PartialFC
 
 IDENTITIES, EMBEDDING_SIZE, GLOBAL_BATCH = 300, 32, 64
 SGD = {"learning_rate": 0.05, "momentum": 0.9, "wd": 1e-4}

@@ -67,6 +67,7 @@ LEVELS = [
     ("partial_fc.evaluation.plain_pickle", 0),  # a format of files
     ("partial_fc.evaluation.verification_set", 0),
     ("partial_fc.evaluation.*", 3),
+    ("partial_fc.onnx_file*", 4),
     ("partial_fc.face_embedder", 4),
     ("partial_fc.callbacks*", 4),
     ("partial_fc.plan_report", 4),

@@ -42,7 +42,7 @@ TRAINING = "--max-update 3 --lr-steps 2 --save-every-updates 2 --log-every-updat
 
 # Runs and models that a guide takes as there already.
 RUNS = "r50-cosface-faces r50-cosface-emore r100-cosface-glint360k_8GPU r50-cosface-glint360k_8GPU full tenth".split()
-MODELS = ("models/r100/model", "models/r50/model", "old/model")
+MODELS = ("models/r100/model", "models/r50/model", "models/r18/model", "old/model")
 
 
 def thin_network(name: str, embedding_size: int = 512, **_: object) -> mx.sym.Symbol:
@@ -138,7 +138,7 @@ def _train_models(root: Path) -> None:
             (root / model).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(f"{made}/model{suffix}", f"{root / model}{suffix}")
     shutil.rmtree(made)
-    for number, name in enumerate("ab"):
+    for number, name in enumerate(("a", "b", "aligned_face")):
         shutil.copy(f"photos/Person_A/{number}.jpg", f"{name}.jpg")
     rng = np.random.default_rng(1)
     (root / "kept.txt").write_text("# label  old label\n0        17\n1        4\n")

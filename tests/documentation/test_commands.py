@@ -19,6 +19,8 @@ import commands  # noqa: E402
 import small_world  # noqa: E402
 from pages import PAGES, PROJECT, Block, Command, blocks_of, commands_in_text, commands_of  # noqa: E402
 
+from partial_fc.export import main as export  # noqa: E402
+
 
 def named(page: Path) -> str:
     return page.stem
@@ -42,10 +44,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def world(request: pytest.FixtureRequest, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy for the page, which is the current directory."""
     shutil.copytree(base, tmp_path / "world", symlinks=True)
+    monkeypatch.chdir(tmp_path / "world")
     page = request.node.callspec.params["page"]
     if not re.search(r"mkdir faces|split photos faces", page.read_text()):  # else its own commands make it
-        shutil.copytree(base / "ms1m", tmp_path / "world/faces")
-    monkeypatch.chdir(tmp_path / "world")
+        shutil.copytree("ms1m", "faces")
+    if "model.onnx" in page.read_text():
+        assert export(["models/r50/model,0", "model.onnx"]) == 0
     return tmp_path / "world"
 
 
@@ -63,7 +67,7 @@ def test_the_commands_of_a_page_run_in_their_order(
 ) -> None:
     blocks = blocks_of(page)
     printed = ""
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"paths": ["a.jpg", "b.jpg"]}  # a reader's own
     for block in blocks:
         if block.language == "text" and block.note == "printed":
             check_printed(block, printed)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import mxnet as mx
 import numpy as np
@@ -33,6 +34,22 @@ _NORMALISING = {
 _PASSING = {"_copy", "identity", "Cast", "amp_cast", "transpose", "SwapAxis", "BlockGrad"}
 
 Parameters = Mapping[str, mx.nd.NDArray]
+
+
+class Checkpoint(NamedTuple):
+    """A trained network as it was read.
+
+    Attributes:
+        symbol: from `data` to the embedding.
+        parameters: by their names in the graph.
+        image_size: S.
+        form: of the pixels.
+    """
+
+    symbol: mx.sym.Symbol
+    parameters: Parameters
+    image_size: int
+    form: PixelForm
 
 
 class CheckpointModel:
@@ -102,6 +119,17 @@ def load_model(
     """
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, but is {batch_size}")
+    symbol, parameters, image_size, form = read_checkpoint(checkpoint, options)
+    try:
+        return CheckpointModel(
+            symbol, parameters, context, batch_size=batch_size, image_size=image_size, form=form
+        )
+    except ValueError as error:
+        raise ValueError(f"the model {checkpoint}: {error}") from error
+
+
+def read_checkpoint(checkpoint: str, options: ModelOptions | None = None) -> Checkpoint:
+    """What `load_model` runs; the same is raised."""
     symbol_path, parameters_path = checkpoint_files(checkpoint)
     graph = load_symbol(symbol_path)
     parameters = _load_parameters(parameters_path)
@@ -112,11 +140,9 @@ def load_model(
         attributes = graph.attr_dict().get("data", {})
         image_size = options.image_size or size_from_attributes(attributes) or _find_image_size(symbol, parameters)
         form = options.over(form_from_attributes(attributes) or PixelForm(said_by=_who_normalises(symbol)))
-        return CheckpointModel(
-            symbol, parameters, context, batch_size=batch_size, image_size=image_size, form=form
-        )
     except ValueError as error:
         raise ValueError(f"the model {checkpoint}: {error}") from error
+    return Checkpoint(symbol, parameters, image_size, form)
 
 
 def checkpoint_files(checkpoint: str) -> tuple[Path, Path]:
