@@ -29,6 +29,7 @@ ELSEWHERE = {
     "make check": "tests/documentation/test_commands.py::test_make_check_checks_what_run_sh_does",
     "make test": ".ci/run",
     "python examples/gluon_partial_fc.py": "tests/parallel/test_examples.py",
+    "python benchmarks/claims.py": "tests/benchmarks/test_claims.py",
     "python benchmarks/embed.py": "tests/benchmarks/test_embed.py",
     "python benchmarks/lazy_updates.py": "tests/benchmarks/test_lazy_updates.py",
     "python docs/options.py": "tests/documentation/test_pages.py::test_the_options_page_is_that_of_the_programs",
