@@ -34,7 +34,8 @@ def test_every_link_and_anchor_is_there(page: Path) -> None:
             continue
         place = (page.parent / path).resolve() if path else page
         assert place.exists(), f"{page}, line {line}: there is no {target}"
-        assert page.name == "README.md" or PROJECT / "docs" in place.parents, f"{page}, line {line}: {target} is outside"
+        inside = page.name == "README.md" or PROJECT / "docs" in place.parents
+        assert inside, f"{page}, line {line}: {target} is outside of docs/: name the file in code"
         if anchor:
             assert anchor in anchors_of(place), f"{page}, line {line}: {place.name} has no heading #{anchor}"
 
