@@ -26,12 +26,17 @@ COMMON = {
     "image_size": 112,  # pixels of a side; larger and smaller images are resized
     "embedding_size": 512,  # numbers in an embedding, D
     "loss_s": 64.0,  # logits are s times the cosine with its margin
+    "loss_form": "margin",  # what LOSSES says: a margin, or one that looks at the batch
     "hard_negatives": None,  # what the cosine of a hard negative is multiplied by, t·cos + t − 1: of the loss sv
+    "adaface_h": None,  # how far a norm of one standard deviation takes AdaFace's margin
+    "filter_cosine": None,  # negatives with a larger cosine are left out: a filter of label noise
     "head": "partial_fc",  # the classifier: class centers, or F²C's pool of features
     "queue_size": None,  # slots of F²C's pool: a number, or a share of the identities as "1%"
     "gallery_momentum": 0.99,  # of F²C's second network, g ← 0.99·g + 0.01·p
     "batch_size": 64,  # images a rank and update
     "sample_ratio": 1.0,  # part of a rank's class centers that takes part in an update, in (0, 1]
+    "sample_ratio_steps": (),  # (update, ratio): from which updates on the ratio is another one
+    "sampler": "pprn",  # every positive and random negatives; "uniform": purely random
     "lr": 0.1,  # learning rate of backbone and class centers
     "lr_factor": 0.1,  # what the learning rate is multiplied by at each of lr_steps
     "lr_steps": (),  # updates
@@ -74,12 +79,15 @@ COMMON = {
 }
 
 # cos(m1·θ + m2) − m3 at the target: ArcFace (arXiv 1801.07698), CosFace (arXiv 1801.09414), and both at once.
-LOSSES = {
+LOSSES: dict[str, dict[str, Any]] = {
     "arcface": {"loss_m1": 1.0, "loss_m2": 0.5, "loss_m3": 0.0},
     "cosface": {"loss_m1": 1.0, "loss_m2": 0.0, "loss_m3": 0.4},
     "combined": {"loss_m1": 1.0, "loss_m2": 0.3, "loss_m3": 0.2},
-    # For F²C alone: cosface where the cosine is above m3, with hard negatives (arXiv 1912.00833).
-    "sv": {"loss_m1": 1.0, "loss_m2": 0.0, "loss_m3": 0.4, "hard_negatives": 1.2},
+    # cosface where the cosine is above m3, with hard negatives (arXiv 1812.11317, 1912.00833).
+    "sv": {"loss_form": "sv", "loss_m1": 1.0, "loss_m2": 0.0, "loss_m3": 0.4, "hard_negatives": 1.2},
+    # For Partial FC alone: m2 is AdaFace's m (arXiv 2204.00964), and CurricularFace's (arXiv 2004.00288).
+    "adaface": {"loss_form": "adaface", "loss_m1": 1.0, "loss_m2": 0.4, "loss_m3": 0.0, "adaface_h": 0.333},
+    "curricularface": {"loss_form": "curricularface", "loss_m1": 1.0, "loss_m2": 0.5, "loss_m3": 0.0},
 }
 
 # Partial FC (arXiv 2010.05222), and F²C (arXiv 2105.10375) with the pools of its paper: 1 %, 0.1 %, 0.001 % of the

@@ -17,6 +17,9 @@ GIVEN = {
     "--rec": ("faces/train.rec", Path("faces/train.rec")),
     "--val": ("a/lfw.bin b/cfp.bin", (Path("a/lfw.bin"), Path("b/cfp.bin"))),
     "--sample-ratio": ("0.1", 0.1),
+    "--sample-ratio-steps": ("9:0.5,20:1", ((9, 0.5), (20, 1.0))),
+    "--sampler": ("uniform", "uniform"),
+    "--filter-cosine": ("0.4", 0.4),
     "--batch-size": ("17", 17),
     "--data": ("a.rec b keys.txt", (Path("a.rec"), Path("b"), Path("keys.txt"))),
     "--shared-labels": ("", True),
@@ -93,7 +96,7 @@ def test_a_switch_goes_both_ways() -> None:
 
 
 @pytest.mark.parametrize("dataset", default.DATASETS)
-@pytest.mark.parametrize("loss", [loss for loss in default.LOSSES if loss != "sv"])
+@pytest.mark.parametrize("loss", default.LOSSES)
 def test_what_is_not_given_is_what_default_says(dataset: str, loss: str) -> None:
     config = parse(f"--dataset {dataset} --loss {loss} --network r50")
     recipe = default.generate_config(loss, dataset, "r50")
@@ -208,6 +211,9 @@ def test_what_is_unknown_is_named_with_what_is_known(line: str, named: list[str]
     ("option", "values"),
     [
         ("--sample-ratio", ["0", "-0.1", "1.001", "nan"]),
+        ("--sample-ratio-steps", ["5:0", "5:1.1", "0:0.5", "7:0.5,7:0.6", "9:0.5,7:0.6"]),
+        ("--sampler", ["PPRN"]),
+        ("--filter-cosine", ["1", "-1", "nan", "inf"]),
         ("--lr", ["0", "-1", "nan", "inf"]),
         ("--lr-steps", ["5,3", "3,3", "0,3"]),
         ("--schedule", ["linear"]),

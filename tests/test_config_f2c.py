@@ -58,14 +58,18 @@ def test_random_images_count_updates():
 @pytest.mark.parametrize("head", default.HEADS)
 @pytest.mark.parametrize("dataset", default.DATASETS)
 def test_every_head_goes_with_every_data_set(head, dataset):
-    config = parse(f"--head {head} --dataset {dataset} --loss {'sv' if head != 'partial_fc' else 'arcface'}")
-    assert config.hard_negatives == (1.2 if head != "partial_fc" else None)
+    config = parse(f"--head {head} --dataset {dataset} --loss sv")
+    assert (config.loss_form, config.hard_negatives) == ("sv", 1.2)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--loss sv", "--loss sv is a margin of F²C, but --head is partial_fc: give --head f2c"),
+        ("--head f2c --loss adaface", "--loss adaface is a margin of Partial FC, but --head is f2c: leave one"),
+        ("--head f2c --loss curricularface", "--loss curricularface is a margin of Partial FC, but --head is f2c"),
+        ("--head f2c --filter-cosine 0.4", "--filter-cosine is one of Partial FC's, but --head is f2c: leave one of"),
+        ("--head f2c --sampler uniform", "--sampler is one of Partial FC's, but --head is f2c"),
+        ("--head f2c --sample-ratio-steps 9:0.5", "--sample-ratio-steps is one of Partial FC's, but --head is f2c"),
         ("--queue-size 5", "Partial FC has no pool, but --queue-size is 5: give --head f2c"),
         ("--head f2c --queue-size 0", "--queue-size must be at least 1 slot, but is 0"),
         ("--head f2c --queue-size -3", "--queue-size must be at least 1 slot, but is -3"),

@@ -99,9 +99,14 @@ def test_recipes_are_sound(dataset):
 
 
 def test_losses_fill_the_same_fields():
-    fields = {frozenset(margins) - {"hard_negatives"} for margins in LOSSES.values()}
+    own = {"hard_negatives": "sv", "adaface_h": "adaface"}
+    fields = {frozenset(margins) - {*own, "loss_form"} for margins in LOSSES.values()}
     assert fields == {frozenset({"loss_m1", "loss_m2", "loss_m3"})}
-    assert [loss for loss, margins in LOSSES.items() if "hard_negatives" in margins] == ["sv"]
+    for field, loss in own.items():
+        assert [name for name, margins in LOSSES.items() if field in margins] == [loss]
+    forms = {name: margins.get("loss_form", default.COMMON["loss_form"]) for name, margins in LOSSES.items()}
+    looks_at_the_batch = ("sv", "adaface", "curricularface")
+    assert forms == {name: name if name in looks_at_the_batch else "margin" for name in LOSSES}
 
 
 def test_hard_negatives_do_not_stay_with_the_next_loss():

@@ -48,11 +48,16 @@ class RunConfig:
     images_per_identity: int | None
     margins: tuple[float, float, float]
     scale: float
+    loss_form: str
     hard_negatives: float | None
+    adaface_h: float | None
+    filter_cosine: float | None
     head: str
     queue_size: int | str | None
     gallery_momentum: float
     sample_ratio: float
+    sample_ratio_steps: tuple[tuple[int, float], ...]
+    sampler: str
     batch_size: int
     max_update: int
     epochs: float | None
@@ -97,6 +102,29 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(0.0 < self.sample_ratio <= 1.0, "--sample-ratio must lie in (0, 1]", self.sample_ratio)
+        ratios = ",".join(f"{update}:{ratio}" for update, ratio in self.sample_ratio_steps)
+        updates = [update for update, _ in self.sample_ratio_steps]
+        _require(
+            updates == sorted(set(updates)) and all(update >= 1 for update in updates),
+            "--sample-ratio-steps must be at ascending updates from 1 on",
+            ratios,
+        )
+        _require(
+            all(0.0 < ratio <= 1.0 for _, ratio in self.sample_ratio_steps),
+            "--sample-ratio-steps must be of ratios in (0, 1]",
+            ratios,
+        )
+        _require(self.sampler in ("pprn", "uniform"), "--sampler must be pprn or uniform", self.sampler)
+        _require(
+            self.filter_cosine is None or -1.0 < self.filter_cosine < 1.0,
+            "--filter-cosine must lie in (-1, 1)",
+            self.filter_cosine,
+        )
+        _require(
+            self.sampler == "pprn" or self.loss_form not in ("sv", "curricularface"),
+            f"--sampler must be pprn for --loss {self.loss}, which needs every sample's class",
+            self.sampler,
+        )
         _require(self.lr > 0.0 and math.isfinite(self.lr), "--lr must be positive", self.lr)
         _require(
             list(self.lr_steps) == sorted(set(self.lr_steps)) and all(step >= 1 for step in self.lr_steps),
@@ -160,6 +188,11 @@ class RunConfig:
         return self.max_update if self.stop_update is None else self.stop_update
 
     @property
+    def largest_sample_ratio(self) -> float:
+        """Of the whole run: what decides its memory."""
+        return max([self.sample_ratio, *(ratio for _, ratio in self.sample_ratio_steps)])
+
+    @property
     def run_directory(self) -> Path:
         """Where the run's logs and models go: ``<models-root>/<network>-<loss>-<dataset>``, and ``-f2c`` with F²C."""
         head = "" if self.head == "partial_fc" else f"-{self.head}"
@@ -212,6 +245,15 @@ def _updates(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be updates, as 20000,28000, but is {text!r}") from None
 
 
+def _ratio_steps(text: str) -> tuple[tuple[int, float], ...]:
+    """``20000:0.5,40000:1`` → ((20000, 0.5), (40000, 1.0)); nothing → no steps."""
+    try:
+        steps = [part.split(":") for part in text.split(",") if part.strip()]
+        return tuple((int(update), float(ratio)) for update, ratio in steps)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be updates and ratios, as 20000:0.5,40000:1, but is {text!r}") from None
+
+
 def _epochs(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
@@ -243,6 +285,13 @@ OPTIONS = {
     "--sample-ratio": Option("sample_ratio",
                              "share of its class centers that a rank samples an update, in (0, 1]",
                              {"type": float, "metavar": "R"}),
+    "--sample-ratio-steps": Option("sample_ratio_steps", "updates from which on the sample ratio is another one, as "
+                                   "20000:0.5,40000:1", {"type": _ratio_steps, "metavar": "N:R,N:R,…"}),
+    "--sampler": Option("sampler", "which class centers an update samples: pprn, every positive and random negatives; "
+                        "uniform, purely random, for comparison: images whose class is not drawn have no loss",
+                        {"metavar": "NAME"}),
+    "--filter-cosine": Option("filter_cosine", "leave negatives whose cosine is above it out of the softmax, against "
+                              "noisy labels (0.4 in arXiv 2203.15565)", {"type": float, "metavar": "COS"}),
     "--queue-size": Option("queue_size", "slots of F²C's pool of identities: a number, or a share of the identities "
                            "as 1%, which is raised to those of one gathered batch where it is smaller",
                            {"type": queue_size, "metavar": "Q"}),
@@ -414,11 +463,16 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         images_per_identity=recipe.images_per_identity,
         margins=(recipe.loss_m1, recipe.loss_m2, recipe.loss_m3),
         scale=recipe.loss_s,
+        loss_form=recipe.loss_form,
         hard_negatives=recipe.hard_negatives,
+        adaface_h=recipe.adaface_h,
+        filter_cosine=recipe.filter_cosine,
         head=recipe.head,
         queue_size=recipe.queue_size,
         gallery_momentum=recipe.gallery_momentum,
         sample_ratio=recipe.sample_ratio,
+        sample_ratio_steps=tuple(recipe.sample_ratio_steps),
+        sampler=recipe.sampler,
         batch_size=recipe.batch_size,
         max_update=recipe.max_update if recipe.epochs is None else UNCOUNTED,
         epochs=recipe.epochs,

@@ -61,8 +61,6 @@ def pool_slots(size: int | str, *, identities: int, samples: int) -> int:
 def check_f2c(config: Any) -> None:
     """Raises ValueError for fields of a run's configuration that F²C, or Partial FC, cannot have."""
     if config.head == "partial_fc":
-        if config.hard_negatives is not None:
-            raise ValueError(f"--loss {config.loss} is a margin of F²C, but --head is partial_fc: give --head f2c")
         if config.queue_size is not None:
             raise ValueError(f"Partial FC has no pool, but --queue-size is {config.queue_size}: give --head f2c")
     else:
@@ -73,6 +71,17 @@ def check_f2c(config: Any) -> None:
             raise ValueError(f"--queue-size must be at least 1 slot, but is {size}")
         if config.batch_size % 2:
             raise ValueError(f"--batch-size must be even for F²C, which halves it, but is {config.batch_size}")
+        if config.loss_form not in ("margin", "sv"):
+            raise ValueError(
+                f"--loss {config.loss} is a margin of Partial FC, but --head is {config.head}: leave one of them out"
+            )
+        for option, value, usual in (
+            ("--sample-ratio-steps", config.sample_ratio_steps, ()),
+            ("--sampler", config.sampler, "pprn"),
+            ("--filter-cosine", config.filter_cosine, None),
+        ):
+            if value != usual:
+                raise ValueError(f"{option} is one of Partial FC's, but --head is {config.head}: leave one of them out")
         if config.sample_ratio != 1.0:
             raise ValueError(
                 f"F²C has no class centers to sample, but --sample-ratio is {config.sample_ratio}: leave it out, "

@@ -14,8 +14,8 @@ from partial_fc.gallery import Gallery
 from partial_fc.head.chunk import LOGITS_SHARE, choose_logits_chunk, free_memory
 from partial_fc.head.class_pool import ClassPool
 from partial_fc.head.f2c import DEFAULT_BLOCK_SLOTS, F2C
-from partial_fc.head.f2c_margin import F2CMargin, SVMargin
-from partial_fc.head.margin import Margin
+from partial_fc.head.f2c_margin import F2CMargin
+from partial_fc.head.margin import Margin, SVMargin
 
 logger = logging.getLogger("partial_fc")
 

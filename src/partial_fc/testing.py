@@ -8,7 +8,7 @@ Legend: B embeddings of a rank, R ranks, N = B·R, C identities, D embedding siz
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +18,10 @@ import numpy as np
 from partial_fc.collectives import Collectives, Traffic
 from partial_fc.head.initialization import initial_rows
 from partial_fc.head.margin import Margin
+from partial_fc.head.margin_softmax import MarginSoftmax
 from partial_fc.head.partial_fc import PartialFC
 from partial_fc.head.row_store import RowStore
+from partial_fc.testing_margins import DenseMarginSoftmax, dense_margin_softmax
 from partial_fc.testing_plain import PlainPartialFC as PlainPartialFC  # for benchmarks
 
 nd = mx.nd
@@ -57,8 +59,9 @@ def dense_loss_and_gradients(
     w_CD: np.ndarray,
     columns: np.ndarray | None = None,
     *,
-    margin: Margin,
+    margin: Margin | DenseMarginSoftmax,
     scale: float,
+    filter_cosine: float | None = None,
 ) -> DenseGradients:
     """The loss over all classes, or over some, and its gradients by autograd.
 
@@ -68,22 +71,30 @@ def dense_loss_and_gradients(
         x_ND: (N, D) embeddings of any length. A cosine of exactly ±1 has no derivative here.
         label_N: (N,) integers in [0, C).
         w_CD: (C, D) class centers of any length.
-        columns: distinct classes that take part, every label among them; all of them when not given.
-        margin: only its m1, m2 and m3 are used.
+        columns: distinct classes that take part; all of them when not given. The mean is over the samples whose
+            label is among them.
+        margin: only its m1, m2 and m3 are used; or a margin softmax in its dense form.
         scale: s.
+        filter_cosine: negatives of a larger cosine take no part.
     """
     columns = np.arange(len(w_CD)) if columns is None else np.asarray(columns)
     target_NS = label_N[:, None] == columns[None, :]
-    assert (target_NS.sum(axis=1) == 1).all(), "every label is one of the columns, once"
+    assert (target_NS.sum(axis=1) <= 1).all(), "no column is there twice"
     x, w, target = (nd.array(a, dtype="float64") for a in (x_ND, w_CD[columns], target_NS))
     x.attach_grad()
     w.attach_grad()
     with mx.autograd.record():
         cosine = nd.dot(_unit(x), _unit(w), transpose_b=True)
-        logits = scale * (target * _with_margin(cosine, margin) + (1 - target) * cosine)
+        if isinstance(margin, Margin):
+            with_margin, negatives = _with_margin(cosine, margin), cosine
+        else:
+            with_margin, negatives = margin(x, cosine, target)
+        if filter_cosine is not None:
+            negatives = nd.where(cosine > filter_cosine, -1e9 * nd.ones_like(cosine), negatives)
+        logits = scale * nd.where(target, with_margin, negatives)
         shifted = logits - nd.max(logits, axis=1, keepdims=True)  # exp() of a logit of 64,000 is no number
         log_softmax = shifted - nd.log(nd.sum(nd.exp(shifted), axis=1, keepdims=True))
-        loss = -nd.mean(nd.sum(target * log_softmax, axis=1))
+        loss = -nd.sum(target * log_softmax) / max(int(target_NS.sum()), 1)
     loss.backward()
     gradient_w_CD = np.zeros(w_CD.shape)
     gradient_w_CD[columns] = w.grad.asnumpy()
@@ -131,7 +142,8 @@ class LayerCase:
     Attributes:
         num_classes, embedding_size, samples: C, D, and N, which the rank count must divide.
         steps: how many updates.
-        margin, scale, sample_ratio, learning_rate, momentum, weight_decay: of the layer.
+        margin, scale, sample_ratio, sampler, filter_cosine, learning_rate, momentum, weight_decay: of the layer; a
+            margin softmax, which keeps something from batch to batch, as the function that makes it.
         seed: decides centers, embeddings, labels and negatives.
         labels: the classes that labels are drawn from; all when not given.
     """
@@ -140,7 +152,7 @@ class LayerCase:
     embedding_size: int = 16
     samples: int = 12
     steps: int = 3
-    margin: Margin = Margin(m2=0.5)
+    margin: Margin | Callable[[], MarginSoftmax] = Margin(m2=0.5)
     scale: float = 64.0
     sample_ratio: float = 1.0
     learning_rate: float = 0.001
@@ -148,6 +160,8 @@ class LayerCase:
     weight_decay: float = 5.0  # seen beside gradients of some 100 on rows of length 0.04
     seed: int = 0
     labels: tuple[int, ...] | None = None
+    sampler: str = "pprn"
+    filter_cosine: float | None = None
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The global batch of a step: embeddings (N, D) float32 of lengths from 0.1 to 10, labels (N,) int64.
@@ -171,9 +185,11 @@ class LayerCase:
             self.num_classes,
             self.embedding_size,
             collectives,
-            margin=self.margin,
+            margin=self.margin if isinstance(self.margin, Margin) else self.margin(),
             scale=self.scale,
             sample_ratio=self.sample_ratio,
+            sampler=self.sampler,
+            filter_cosine=self.filter_cosine,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             seed=self.seed,
@@ -285,13 +301,16 @@ def compare_with_dense(case: LayerCase, traces: Sequence[LayerTrace], *, restart
     """
     w_CD = initial_rows(case.seed, np.arange(case.num_classes), case.embedding_size).astype(np.float64)
     initial_CD, momentum_CD = w_CD, np.zeros_like(w_CD)
+    margin = case.margin if isinstance(case.margin, Margin) else dense_margin_softmax(case.margin())
     worst = np.zeros(5)
     for step in range(case.steps):
         if restart:
             w_CD, momentum_CD = _whole(traces, "weight_CD", step), _whole(traces, "momentum_CD", step)
         x_ND, label_N = case.batch(step)
         columns = np.concatenate([trace.sampled_classes[step] for trace in traces])
-        dense = dense_loss_and_gradients(x_ND, label_N, w_CD, columns, margin=case.margin, scale=case.scale)
+        dense = dense_loss_and_gradients(
+            x_ND, label_N, w_CD, columns, margin=margin, scale=case.scale, filter_cosine=case.filter_cosine
+        )
         w_CD, momentum_CD = dense_sgd_momentum(
             w_CD, momentum_CD, dense.gradient_w_CD, columns,
             learning_rate=case.learning_rate, momentum=case.momentum, weight_decay=case.weight_decay,

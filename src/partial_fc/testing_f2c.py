@@ -19,9 +19,9 @@ import numpy as np
 from partial_fc.collectives import Collectives
 from partial_fc.head.class_pool import ClassPool
 from partial_fc.head.f2c import F2C
-from partial_fc.head.f2c_margin import F2CMargin, SVMargin
+from partial_fc.head.f2c_margin import F2CMargin
 from partial_fc.head.initialization import initial_rows
-from partial_fc.head.margin import Margin
+from partial_fc.head.margin import Margin, SVMargin
 from partial_fc.testing import own_part, relative_error
 
 nd = mx.nd

@@ -20,6 +20,7 @@ from partial_fc.data.batch import Batch
 from partial_fc.data.record_writer import RecordWriter
 from partial_fc.evaluation.verification_set import save_bin
 from partial_fc.head.margin import Margin
+from partial_fc.head.margin_softmax import MarginSoftmax
 from partial_fc.head.partial_fc import PartialFC
 from partial_fc.mixed_precision import LossScale, loss_scale_for
 from partial_fc.optimizer import SGD
@@ -151,12 +152,14 @@ def make_trainer(
     fp16_gradients: bool = False,
     accumulate: int = 1,
     make_loader: Callable[..., Any] = GlobalBatches,
+    margin: Margin | MarginSoftmax | None = None,
 ) -> Trainer:
     """A rank's trainer of a small run; every rank calls it.
 
     Args:
         network: with one output (B, D); :func:`tiny_network` with frozen BatchNorm when not given.
         samples: N, which the rank count must divide.
+        margin: ArcFace's when not given.
         make_loader: called as :class:`GlobalBatches` is.
     """
     backbone = Backbone(
@@ -173,7 +176,7 @@ def make_trainer(
         classes,
         backbone.embedding_size,
         collectives,
-        margin=Margin(m2=0.5),
+        margin=Margin(m2=0.5) if margin is None else margin,
         scale=16.0,
         sample_ratio=sample_ratio,
         seed=3,

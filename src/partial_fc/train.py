@@ -50,6 +50,7 @@ from partial_fc.f2c_trainer import F2CTrainer
 from partial_fc.guards import GradientClip, NumbersWentWrongError, RanksDifferError, StopRequest
 from partial_fc.head.chunk import free_memory
 from partial_fc.head.margin import Margin
+from partial_fc.head.margin_softmax import AdaFace, CurricularFace, MarginSoftmax, SVSoftmax
 from partial_fc.head.partial_fc import PartialFC
 from partial_fc.head.row_store import check_room
 from partial_fc.horovod_collectives import connect
@@ -275,9 +276,12 @@ def _partial_fc(config: RunConfig, collectives: Collectives, context: mx.Context
         num_classes,
         config.embedding_size,
         collectives,
-        margin=Margin(*config.margins),
+        margin=_margin(config),
         scale=config.scale,
         sample_ratio=config.sample_ratio,
+        sample_ratio_steps=config.sample_ratio_steps,
+        sampler=config.sampler,
+        filter_cosine=config.filter_cosine,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         seed=config.seed,
@@ -285,6 +289,19 @@ def _partial_fc(config: RunConfig, collectives: Collectives, context: mx.Context
         storage=config.storage,
         logits_chunk=_logits_chunk(config, collectives, context, num_classes),
     )
+
+
+def _margin(config: RunConfig) -> Margin | MarginSoftmax:
+    """The margin softmax that ``--loss`` names."""
+    if config.loss_form == "sv":
+        assert config.hard_negatives is not None
+        return SVSoftmax(config.margins[2], config.hard_negatives)
+    if config.loss_form == "adaface":
+        assert config.adaface_h is not None
+        return AdaFace(config.margins[1], config.adaface_h)
+    if config.loss_form == "curricularface":
+        return CurricularFace(config.margins[1])
+    return Margin(*config.margins)
 
 
 def _updates_per_epoch(loader: Loader) -> int:
@@ -327,7 +344,7 @@ def _logits_chunk(
         collectives.size,
         config.batch_size,
         config.embedding_size,
-        config.sample_ratio,
+        config.largest_sample_ratio,
         config.storage,
         network=network_cost(
             config.network,

@@ -94,6 +94,14 @@ class TestExactly:
                 run(faces, tmp_path / models, *options, "--resume", "auto", "--stop-update", str(stop))
         check_same(tmp_path / "parts", tmp_path / "whole")
 
+    @pytest.mark.parametrize("loss", ["adaface", "curricularface"])
+    def test_with_what_a_margin_keeps_from_batch_to_batch(self, faces: Path, tmp_path: Path, loss: str) -> None:
+        for models, stops in (("whole", [UPDATES]), ("parts", [5, UPDATES])):
+            for stop in stops:
+                options = ("--loss", loss, "--sample-ratio", "0.5", "--sample-ratio-steps", "4:1")
+                run(faces, tmp_path / models, *options, "--resume", "auto", "--stop-update", str(stop))
+        check_same(tmp_path / "parts", tmp_path / "whole")
+
     def test_updates_lost_by_a_crash_are_made_again(self, faces: Path, tmp_path: Path, whole: Path) -> None:
         options = ("--sample-ratio", "0.5", "--val", str(faces / "val.bin"), "--verify-every-updates", "3")
         run(faces, tmp_path, *options, "--save-every-updates", "4", "--stop-update", "6")

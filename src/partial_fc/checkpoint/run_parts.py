@@ -13,6 +13,7 @@ from partial_fc.backbone import Backbone
 from partial_fc.checkpoint.state import PartState, RowTable, SavedPart
 from partial_fc.data.batch import Loader
 from partial_fc.head.centers import ClassCenters
+from partial_fc.head.margin_softmax import MarginSoftmax
 from partial_fc.head.row_store import RowStore
 from partial_fc.mixed_precision import LossScale
 from partial_fc.optimizer import SGD
@@ -110,14 +111,18 @@ class LoaderPart:
 class CentersPart:
     """The class centers, their momentum and what is kept with them, by identity: the rows that training has touched.
 
-    A row that no update has sampled is a function of the seed and the identity, and costs nothing to save.
+    A row that no update has sampled is a function of the seed and the identity, and costs nothing to save. What the
+    margin softmax keeps from batch to batch goes with them; a run with another one begins its own.
     """
 
     centers: ClassCenters
     num_classes: int
+    margin: MarginSoftmax | None = None
 
     def state(self) -> PartState:
-        values = {"classes": self.num_classes, "embedding_size": self.centers.embedding_size}
+        values: dict[str, Any] = {"classes": self.num_classes, "embedding_size": self.centers.embedding_size}
+        if self.margin is not None and self.margin.statistics:
+            values["margin"] = dict(self.margin.statistics)
         return PartState(values, rows=[table_of(store) for store in self.centers.stores])
 
     def restore(self, saved: SavedPart) -> None:
@@ -129,6 +134,8 @@ class CentersPart:
                     f"the checkpoint has {name} = {values[name]} and this run has {name} = {value}: resume with the "
                     "same data and --embedding-size, or begin a run of its own with --pretrained and --centers"
                 )
+        if self.margin is not None and values.get("margin", {}).keys() == self.margin.statistics.keys():
+            self.margin.keep(values.get("margin", {}))
         for numbers_B, arrays in saved.rows(centers.first_class, centers.first_class + centers.count):
             centers.put_rows(numbers_B - centers.first_class, arrays)
 
@@ -177,6 +184,6 @@ def run_parts(trainer: Any, *, deployed_network: mx.sym.Symbol, num_classes: int
         "trainer": TrainerPart(trainer),
         "backbone": BackbonePart(trainer.backbone, deployed_network),
         "optimizer": OptimizerPart(trainer.optimizer),
-        "centers": CentersPart(trainer.head.centers, num_classes),
+        "centers": CentersPart(trainer.head.centers, num_classes, trainer.head.margin),
         "loader": LoaderPart(trainer.loader, rank),
     }

@@ -1,4 +1,4 @@
-"""From the target's cosine to its logit: the margins of ArcFace, CosFace and their combination.
+"""From the target's cosine to its logit: the margins of ArcFace, CosFace, their combination, and the SV softmax.
 
     margin(c) = cos(m1·θ + m2) − m3,   θ = arccos(c)            (arXiv 1801.07698, 1801.09414)
 
@@ -10,9 +10,13 @@ all of [0, π], and its gradient draws every sample to its center.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+TargetMargin = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""From the targets' cosines (N,) to margin(cos) and its derivative d margin / d cos, (N,) float64 each."""
 
 # A fp32 cosine is off by some 1e-7 and may pass 1, where arccos is not defined and its slope not bounded.
 _LARGEST_COSINE = 1.0 - 1e-7
@@ -69,3 +73,22 @@ class Margin:
         value_N[past_N] = -1.0 + cosine_N[past_N] - math.cos((math.pi - self.m2) / self.m1)
         slope_N[past_N] = 1.0
         return value_N - self.m3, slope_N
+
+
+@dataclass(frozen=True)
+class SVMargin:
+    """cos − m at the target where cos > m, and the cosine alone below: m3 in [0, 1).
+
+    Raises:
+        ValueError: a margin out of its range.
+    """
+
+    m3: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.m3 < 1.0:
+            raise ValueError(f"the margin of the SV softmax is taken off a cosine, in [0, 1), but is {self.m3}")
+
+    def __call__(self, cosine_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """margin(c) and its derivative, each (N,) float64."""
+        return np.where(cosine_N > self.m3, cosine_N - self.m3, cosine_N), np.ones_like(cosine_N)

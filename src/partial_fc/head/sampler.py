@@ -2,11 +2,48 @@
 
 Each rank samples, among the C_k classes that it owns, every positive of the global batch, and uniformly drawn
 negatives up to ``max(round(r·C_k), positives)``. The cost is that of what is drawn, O(S log S), not of what exists.
+Purely random sampling, which the paper compares with, draws ``round(r·C_k)`` rows without looking at the batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+SAMPLERS = ("pprn", "uniform")
+
+
+class RatioSchedule:
+    """The sample ratio of each update: a first one, and others from given updates on.
+
+    Args:
+        first: r in (0, 1] from update 0 on.
+        steps: (update, ratio), updates ascending from 1 on.
+
+    Raises:
+        ValueError: a ratio out of its range, or updates out of order.
+    """
+
+    def __init__(self, first: float, steps: Sequence[tuple[int, float]] = ()) -> None:
+        for ratio in (first, *(ratio for _, ratio in steps)):
+            if not 0.0 < ratio <= 1.0:
+                raise ValueError(f"the sample ratio must lie in (0, 1], but is {ratio}")
+        updates = [0, *(update for update, _ in steps)]
+        if any(later <= earlier for earlier, later in zip(updates, updates[1:], strict=False)):
+            listed = ", ".join(map(str, updates[1:]))
+            raise ValueError(f"the updates at which the sample ratio changes must ascend from 1 on, but are {listed}")
+        self._updates = updates
+        self._ratios = [first, *(ratio for _, ratio in steps)]
+
+    def at(self, update: int) -> float:
+        """r of the update of that number, of which there were as many before it."""
+        return self._ratios[int(np.searchsorted(self._updates, update, side="right")) - 1]
+
+    @property
+    def largest(self) -> float:
+        """What decides the memory."""
+        return max(self._ratios)
 
 
 def sample_size(count: int, sample_ratio: float, positives: int) -> int:

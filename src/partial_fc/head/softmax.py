@@ -15,7 +15,7 @@ import mxnet as mx
 import numpy as np
 
 from partial_fc.collectives import Collectives
-from partial_fc.head.margin import Margin
+from partial_fc.head.margin import TargetMargin
 
 # exp(lse_local − s) with lse_local in [−s(1 + m) , s + log S] fits float64 (1e±308) up to here.
 LARGEST_SCALE_WITHOUT_MAX = 300.0
@@ -26,14 +26,17 @@ class MergedSoftmax:
     """The softmax of the global batch, as one rank needs it for its gradients.
 
     Attributes:
-        loss: mean cross-entropy over the N samples, in nats; the same number on every rank.
-        lse_N: (N,) float64, log of the normaliser over all ranks.
-        target_gradient_N: (N,) float64, (N/s)·d loss/d cos at the target; 0 for samples whose target is not here.
+        loss: mean cross-entropy over the samples that have a target, in nats; the same number on every rank.
+        lse_N: (N,) float64, log of the normaliser over all ranks; infinite for a sample without a target, whose
+            probabilities are 0 by that.
+        target_gradient_N: (N,) float64, (samples/s)·d loss/d cos at the target; 0 for samples whose target is not here.
+        samples: how many have a target: N with PPRN sampling. What the gradients of all samples are divided by.
     """
 
     loss: float
     lse_N: np.ndarray
     target_gradient_N: np.ndarray
+    samples: int
 
 
 def merge_softmax(
@@ -42,19 +45,23 @@ def merge_softmax(
     target_logit_N: np.ndarray,
     owned_N: np.ndarray,
     *,
-    margin: Margin,
+    margin: TargetMargin,
     scale: float,
     collectives: Collectives,
+    every_target: bool = True,
 ) -> MergedSoftmax:
     """Merges the ranks' partial sums of exponentials and takes the loss.
 
-    One all-reduce of 2N float64 (16·N bytes); for a scale above 300 another one (max) of N float64 before it.
+    One all-reduce of 2N float64 (16·N bytes), of 3N where targets may be missing; for a scale above 300 another one
+    (max) of N float64 before it.
 
     Args:
         max_N, sum_N: (N,) this rank's running maximum of the logits and Σ_j exp(logit − max), targets left out.
         target_logit_N: (N,) s·cos to the target where this rank owns it, anything elsewhere.
         owned_N: (N,) bool, whether this rank owns the target.
         margin, scale: the logit of a target is scale·margin(cosine).
+        every_target: whether each sample's target is owned by some rank. Samples of which it is not, as purely random
+            sampling leaves them, have no part in the loss.
 
     A loss that is not finite is returned as it is: it is the same on every rank.
     """
@@ -67,12 +74,15 @@ def merge_softmax(
         reference_N = np.full(n, scale)
         if scale > LARGEST_SCALE_WITHOUT_MAX:
             reference_N = _all_reduce(local_lse_N, "head.softmax_max", "max", collectives)
-        parts = np.concatenate([np.exp(local_lse_N - reference_N), target_logit_N])
-        sums = _all_reduce(parts, "head.softmax_sum", "sum", collectives)
+        parts = [np.exp(local_lse_N - reference_N), target_logit_N, *([] if every_target else [owned_N])]
+        sums = _all_reduce(np.concatenate(parts), "head.softmax_sum", "sum", collectives)
         lse_N = reference_N + np.log(sums[:n])
-        loss = float(np.mean(lse_N - sums[n:]))
+        present_N = np.full(n, True) if every_target else sums[2 * n :] > 0
+        samples = int(present_N.sum())
+        loss = float(np.sum((lse_N - sums[n : 2 * n])[present_N]) / max(samples, 1))
+        lse_N = np.where(present_N, lse_N, np.inf)
         probability_N = np.exp(target_logit_N - lse_N)
-    return MergedSoftmax(loss, lse_N, np.where(owned_N, (probability_N - 1.0) * slope_N, 0.0))
+    return MergedSoftmax(loss, lse_N, np.where(owned_N, (probability_N - 1.0) * slope_N, 0.0), samples)
 
 
 def _all_reduce(values: np.ndarray, name: str, op: str, collectives: Collectives) -> np.ndarray:

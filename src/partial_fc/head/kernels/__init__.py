@@ -6,6 +6,7 @@ Logits are float32 and changed in place. The two forms (NDArray operations, C) c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -79,6 +80,27 @@ class SoftmaxState:
 
 
 @dataclass(frozen=True)
+class NegativeRule:
+    """What becomes of the logits z = s·cos of the negatives before the softmax.
+
+        z' = linear·z + quadratic·z² + constant     where z > threshold[n]: a hard negative
+        z' = z                                      elsewhere
+        left out of the softmax                     where z > filter
+
+    Attributes:
+        threshold_N: (N,) float32 on the device that computes; infinite where no negative is hard.
+        linear, quadratic, constant: of the logits, not of the cosines.
+        filter: a logit; infinite: none is left out.
+    """
+
+    threshold_N: mx.nd.NDArray
+    linear: float = 1.0
+    quadratic: float = 0.0
+    constant: float = 0.0
+    filter: float = math.inf
+
+
+@dataclass(frozen=True)
 class UpdateRule:
     """One step of SGD with momentum on rows of W.
 
@@ -107,9 +129,17 @@ class LogitKernels(Protocol):
         """max ← −∞, sum ← 0, target logit ← 0."""
 
     def forward(
-        self, logits_NB: mx.nd.NDArray, inverse_norm_B: mx.nd.NDArray, targets: BlockTargets, state: SoftmaxState
+        self,
+        logits_NB: mx.nd.NDArray,
+        inverse_norm_B: mx.nd.NDArray,
+        targets: BlockTargets,
+        state: SoftmaxState,
+        negatives: NegativeRule | None = None,
     ) -> None:
-        """Z ← Z·inv; the targets' Z go to target_logit and MASKED_LOGIT takes their place; then max and sum go on."""
+        """Z ← Z·inv; the targets' Z go to target_logit and MASKED_LOGIT takes their place; then max and sum go on.
+
+        With ``negatives`` max and sum are those of Z', while Z stays: the gradient needs both.
+        """
 
     def backward(
         self,
@@ -121,9 +151,10 @@ class LogitKernels(Protocol):
         target_gradient_N: mx.nd.NDArray,
         projection_B: mx.nd.NDArray,
         raw: bool = False,
+        negatives: NegativeRule | None = None,
     ) -> None:
         """p = exp((Z − max) − excess); h_j = Σ_n p·Z; Z ← p·inv. At a target, with its gradient g: Z ← g·inv,
-        h += g·target_logit.
+        h += g·target_logit. With ``negatives`` p = exp((Z' − max) − excess)·dZ'/dZ.
 
         ``raw`` logits are those of the product alone: Z ← Z·inv and the masking are done first.
         ``excess_N`` is lse − max, with the lse over all ranks. Logits near each other differ exactly in float32, large

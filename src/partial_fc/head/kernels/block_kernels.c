@@ -26,11 +26,30 @@ static inline float fast_exp(float x) {
     return x < -87.0f ? 0.0f : p * power.value;
 }
 
+/* What becomes of a negative's logit z, or a threshold of NULL for z itself. */
+typedef struct {
+    const float *threshold; /* of each sample: a logit above it is hard */
+    float linear, quadratic, constant, filter;
+} negative_rule;
+
+/* (linear + quadratic*z)*z + constant where z is hard, z elsewhere; left out above the filter. */
+static inline float negative_logit(const negative_rule *rule, float threshold, float z) {
+    const float hard = (rule->linear + rule->quadratic * z) * z + rule->constant;
+    const float kept = z > threshold ? hard : z;
+    return z > rule->filter ? MASKED_LOGIT : kept;
+}
+
+/* d negative_logit / dz where it is not left out. */
+static inline float negative_slope(const negative_rule *rule, float threshold, float z) {
+    return z > threshold ? rule->linear + 2.0f * rule->quadratic * z : 1.0f;
+}
+
 typedef struct {
     float *logits;
     const float *inverse_norm;
     const int32_t *target_column; /* of each sample among all of the rank's columns, or -1 */
     float *max, *sum, *target_logit;
+    negative_rule negatives;
     int64_t samples, classes, first_column;
     int32_t threads;
 } forward_arguments;
@@ -46,7 +65,28 @@ static inline float scale_columns(float *restrict z, const float *restrict inv, 
     return largest;
 }
 
-/* Z *= inv; the targets' Z to target_logit, MASKED_LOGIT in their place; running max and sum of exp. */
+/* The largest of a sample's logits as the rule leaves them. */
+static inline float negatives_max(const float *restrict z, const negative_rule *rule, float threshold, int64_t classes) {
+    float largest = MASKED_LOGIT;
+#pragma omp simd reduction(max : largest)
+    for (int64_t j = 0; j < classes; j++) {
+        const float logit = negative_logit(rule, threshold, z[j]);
+        largest = logit > largest ? logit : largest;
+    }
+    return largest;
+}
+
+/* The sum of their exponentials. */
+static inline float negatives_sum(const float *restrict z, const negative_rule *rule, float threshold, float max,
+                                  int64_t classes) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < classes; j++) sum += fast_exp(negative_logit(rule, threshold, z[j]) - max);
+    return sum;
+}
+
+/* Z *= inv; the targets' Z to target_logit, MASKED_LOGIT in their place; running max and sum of exp. Z stays before
+ * the rule of the negatives, which max and sum are taken after: the backward pass needs both. */
 void block_forward(void *engine, void *arguments) {
     const forward_arguments a = *(forward_arguments *)arguments;
     (void)engine;
@@ -65,9 +105,16 @@ void block_forward(void *engine, void *arguments) {
         } else {
             block_max = scale_columns(z, a.inverse_norm, 0, a.classes);
         }
+        const negative_rule *rule = &a.negatives;
+        const float threshold = rule->threshold ? rule->threshold[n] : 0.0f;
+        if (rule->threshold) block_max = negatives_max(z, rule, threshold, a.classes);
         const float max = block_max > a.max[n] ? block_max : a.max[n];
+        if (rule->threshold) {
+            block_sum = negatives_sum(z, rule, threshold, max, a.classes);
+        } else {
 #pragma omp simd reduction(+ : block_sum)
-        for (int64_t j = 0; j < a.classes; j++) block_sum += fast_exp(z[j] - max);
+            for (int64_t j = 0; j < a.classes; j++) block_sum += fast_exp(z[j] - max);
+        }
         a.sum[n] = a.sum[n] * expf(a.max[n] - max) + block_sum;
         a.max[n] = max;
     }
@@ -79,23 +126,29 @@ typedef struct {
     const int32_t *target_column;
     const float *max, *excess, *target_gradient, *target_logit;
     float *projection;
+    negative_rule negatives;
     int64_t samples, classes, first_column;
     int32_t threads, raw; /* raw: Z as the product left it, not yet times inv and masked */
 } backward_arguments;
 
 /* One sample's part of block_backward over columns [start, stop). */
-static inline void backward_row(const backward_arguments *a, int64_t n, int64_t start, int64_t stop, int raw) {
+static inline void backward_row(const backward_arguments *a, int64_t n, int64_t start, int64_t stop, int raw,
+                                int has_rule) {
     float *restrict z = a->logits + n * a->classes;
     float *restrict h = a->projection;
     const float *restrict inv = a->inverse_norm;
     const float max = a->max[n], excess = a->excess[n];
     const int64_t target = a->target_column[n] - a->first_column;
     const int here = target >= start && target < stop;
+    const negative_rule rule = a->negatives;
+    const float threshold = has_rule ? rule.threshold[n] : 0.0f;
     if (here) z[target] = MASKED_LOGIT;
 #pragma omp simd
     for (int64_t j = start; j < stop; j++) {
         const float logit = raw ? z[j] * inv[j] : z[j];
-        const float p = fast_exp((logit - max) - excess);
+        const float after = has_rule ? negative_logit(&rule, threshold, logit) : logit;
+        float p = fast_exp((after - max) - excess);
+        if (has_rule) p *= negative_slope(&rule, threshold, logit);
         h[j] += p * logit;
         z[j] = p * inv[j];
     }
@@ -115,10 +168,13 @@ void block_backward(void *engine, void *arguments) {
         const int64_t stop = start + width < a.classes ? start + width : a.classes;
         memset(a.projection + start, 0, (size_t)(stop - start) * sizeof(float));
         for (int64_t n = 0; n < a.samples; n++) {
-            if (a.raw)
-                backward_row(&a, n, start, stop, 1);
+            /* Constants, so that the compiler makes a loop of each kind. */
+            if (a.negatives.threshold)
+                backward_row(&a, n, start, stop, a.raw, 1);
+            else if (a.raw)
+                backward_row(&a, n, start, stop, 1, 0);
             else
-                backward_row(&a, n, start, stop, 0);
+                backward_row(&a, n, start, stop, 0, 0);
         }
     }
 }

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 
 from partial_fc.head.initialization import initial_step, stream_key
-from partial_fc.head.kernels import MASKED_LOGIT, BlockTargets, SoftmaxState, UpdateRule
+from partial_fc.head.kernels import MASKED_LOGIT, BlockTargets, NegativeRule, SoftmaxState, UpdateRule
 from partial_fc.head.kernels.build import library_path
 from partial_fc.head.kernels.engine import EngineFunctions, data_pointer
 from partial_fc.head.row_store import RowStore
@@ -22,14 +22,17 @@ def _structure(name: str, **fields: type) -> type[ctypes.Structure]:
 
 
 # Field for field the structures of block_kernels.c.
+_Negatives = _structure(
+    "_Negatives", threshold=_POINTER, linear=_FLOAT, quadratic=_FLOAT, constant=_FLOAT, filter=_FLOAT
+)
 _Forward = _structure(
     "_Forward", logits=_POINTER, inverse_norm=_POINTER, target_column=_POINTER, max=_POINTER, sum=_POINTER,
-    target_logit=_POINTER, samples=_INT64, classes=_INT64, first_column=_INT64, threads=_INT32,
+    target_logit=_POINTER, negatives=_Negatives, samples=_INT64, classes=_INT64, first_column=_INT64, threads=_INT32,
 )  # fmt: skip
 _Backward = _structure(
     "_Backward", logits=_POINTER, inverse_norm=_POINTER, target_column=_POINTER, max=_POINTER, excess=_POINTER,
-    target_gradient=_POINTER, target_logit=_POINTER, projection=_POINTER, samples=_INT64, classes=_INT64,
-    first_column=_INT64, threads=_INT32, raw=_INT32,
+    target_gradient=_POINTER, target_logit=_POINTER, projection=_POINTER, negatives=_Negatives,
+    samples=_INT64, classes=_INT64, first_column=_INT64, threads=_INT32, raw=_INT32,
 )  # fmt: skip
 _Update = _structure(
     "_Update", weight=_POINTER, momentum=_POINTER, momentum_scale=_POINTER, inverse_norm=_POINTER, current=_POINTER,
@@ -76,7 +79,12 @@ class NativeLogitKernels:
         state.target_logit_N[:] = 0
 
     def forward(
-        self, logits_NB: mx.nd.NDArray, inverse_norm_B: mx.nd.NDArray, targets: BlockTargets, state: SoftmaxState
+        self,
+        logits_NB: mx.nd.NDArray,
+        inverse_norm_B: mx.nd.NDArray,
+        targets: BlockTargets,
+        state: SoftmaxState,
+        negatives: NegativeRule | None = None,
     ) -> None:
         columns_N = targets.columns.array_N
         arguments = _Forward(
@@ -86,13 +94,15 @@ class NativeLogitKernels:
             max=data_pointer(state.max_N),
             sum=data_pointer(state.sum_N),
             target_logit=data_pointer(state.target_logit_N),
+            negatives=_negatives(negatives),
             samples=logits_NB.shape[0],
             classes=logits_NB.shape[1],
             first_column=targets.first,
             threads=self._threads,
         )
+        reads = [inverse_norm_B, columns_N] + ([negatives.threshold_N] if negatives else [])
         writes = [logits_NB, state.max_N, state.sum_N, state.target_logit_N]
-        self._functions.push("block_forward", arguments, reads=[inverse_norm_B, columns_N], writes=writes)
+        self._functions.push("block_forward", arguments, reads=reads, writes=writes)
 
     def backward(
         self,
@@ -104,6 +114,7 @@ class NativeLogitKernels:
         target_gradient_N: mx.nd.NDArray,
         projection_B: mx.nd.NDArray,
         raw: bool = False,
+        negatives: NegativeRule | None = None,
     ) -> None:
         columns_N = targets.columns.array_N
         arguments = _Backward(
@@ -115,6 +126,7 @@ class NativeLogitKernels:
             target_gradient=data_pointer(target_gradient_N),
             target_logit=data_pointer(state.target_logit_N),
             projection=data_pointer(projection_B),
+            negatives=_negatives(negatives),
             samples=logits_NB.shape[0],
             classes=logits_NB.shape[1],
             first_column=targets.first,
@@ -122,6 +134,7 @@ class NativeLogitKernels:
             raw=raw,
         )
         reads = [inverse_norm_B, columns_N, state.max_N, excess_N, target_gradient_N, state.target_logit_N]
+        reads += [negatives.threshold_N] if negatives else []
         self._functions.push("block_backward", arguments, reads=reads, writes=[logits_NB, projection_B])
 
 
@@ -208,6 +221,12 @@ class NativeRowKernels:
         if not in_place:
             reads += [rows_B, current_BD]
         self._functions.push("block_update", arguments, reads=reads, writes=writes)
+
+
+def _negatives(rule: NegativeRule | None) -> ctypes.Structure:
+    if rule is None:
+        return _Negatives(threshold=None)
+    return _Negatives(data_pointer(rule.threshold_N), rule.linear, rule.quadratic, rule.constant, rule.filter)
 
 
 def _type_of(array: mx.nd.NDArray) -> int:

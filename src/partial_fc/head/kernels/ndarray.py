@@ -9,7 +9,7 @@ import numpy as np
 
 from partial_fc.head.buffers import Buffers
 from partial_fc.head.initialization import initial_rows
-from partial_fc.head.kernels import MASKED_LOGIT, BlockTargets, SoftmaxState, UpdateRule
+from partial_fc.head.kernels import MASKED_LOGIT, BlockTargets, NegativeRule, SoftmaxState, UpdateRule
 from partial_fc.head.row_store import RowStore
 
 nd = mx.nd
@@ -50,7 +50,12 @@ class NDArrayLogitKernels:
         state.target_logit_N[:] = 0
 
     def forward(
-        self, logits_NB: mx.nd.NDArray, inverse_norm_B: mx.nd.NDArray, targets: BlockTargets, state: SoftmaxState
+        self,
+        logits_NB: mx.nd.NDArray,
+        inverse_norm_B: mx.nd.NDArray,
+        targets: BlockTargets,
+        state: SoftmaxState,
+        negatives: NegativeRule | None = None,
     ) -> None:
         nd.broadcast_mul(logits_NB, inverse_norm_B.reshape((1, -1)), out=logits_NB)
         index = targets.index_2K
@@ -58,9 +63,10 @@ class NDArrayLogitKernels:
             target_K = nd.gather_nd(logits_NB, index)
             _set_entries(state.target_logit_N, target_K, index[0:1])
             _mask(logits_NB, index)
-        max_N = nd.maximum(state.max_N, _row_max(logits_NB) + _SHIFT)
+        after_NB = logits_NB if negatives is None else _negative_logits(logits_NB, negatives)
+        max_N = nd.maximum(state.max_N, _row_max(after_NB) + _SHIFT)
         shifted_NB = self._scratch.like(logits_NB)
-        nd.broadcast_sub(logits_NB, max_N.reshape((-1, 1)), out=shifted_NB)
+        nd.broadcast_sub(after_NB, max_N.reshape((-1, 1)), out=shifted_NB)
         block_sum_N = _row_sums(_exponentials(shifted_NB))
         nd.elemwise_add(state.sum_N * nd.exp(state.max_N - max_N), block_sum_N, out=state.sum_N)
         max_N.copyto(state.max_N)
@@ -75,6 +81,7 @@ class NDArrayLogitKernels:
         target_gradient_N: mx.nd.NDArray,
         projection_B: mx.nd.NDArray,
         raw: bool = False,
+        negatives: NegativeRule | None = None,
     ) -> None:
         index = targets.index_2K
         if raw:
@@ -83,9 +90,12 @@ class NDArrayLogitKernels:
                 _mask(logits_NB, index)
         # Probabilities times exp(−16); the factor goes into the two small arrays that they are multiplied by.
         probability_NB = self._scratch.like(logits_NB)
-        nd.broadcast_sub(logits_NB, state.max_N.reshape((-1, 1)), out=probability_NB)
+        after_NB = logits_NB if negatives is None else _negative_logits(logits_NB, negatives)
+        nd.broadcast_sub(after_NB, state.max_N.reshape((-1, 1)), out=probability_NB)
         nd.broadcast_sub(probability_NB, (excess_N + _SHIFT).reshape((-1, 1)), out=probability_NB)
         _exponentials(probability_NB)
+        if negatives is not None:
+            nd.elemwise_mul(probability_NB, _negative_slopes(logits_NB, negatives), out=probability_NB)
         nd.elemwise_mul(probability_NB, logits_NB, out=logits_NB)
         unshift_1N = nd.full((1, logits_NB.shape[0]), _UNSHIFT, ctx=logits_NB.context)
         nd.dot(unshift_1N, logits_NB, out=projection_B.reshape((1, -1)))
@@ -157,6 +167,28 @@ class NDArrayRowKernels:
             inverse_norms(current_BD, change_BD).copyto(inverse_norm_B)
         else:
             _store(store, rows_B, current_BD, momentum_BD, rule.random_key)
+
+
+def _negative_logits(logits_NB: mx.nd.NDArray, rule: NegativeRule) -> mx.nd.NDArray:
+    """Z' of the rule, in fresh memory."""
+    after_NB = nd.where(_is_hard(logits_NB, rule), _hard_logits(logits_NB, rule), logits_NB)
+    if math.isinf(rule.filter):
+        return after_NB
+    return nd.where(logits_NB > rule.filter, nd.full(logits_NB.shape, MASKED_LOGIT, ctx=logits_NB.context), after_NB)
+
+
+def _hard_logits(logits_NB: mx.nd.NDArray, rule: NegativeRule) -> mx.nd.NDArray:
+    return (rule.linear + rule.quadratic * logits_NB) * logits_NB + rule.constant
+
+
+def _negative_slopes(logits_NB: mx.nd.NDArray, rule: NegativeRule) -> mx.nd.NDArray:
+    """dZ'/dZ where Z is not left out."""
+    slope_NB = rule.linear + 2 * rule.quadratic * logits_NB
+    return nd.where(_is_hard(logits_NB, rule), slope_NB, nd.ones_like(logits_NB))
+
+
+def _is_hard(logits_NB: mx.nd.NDArray, rule: NegativeRule) -> mx.nd.NDArray:
+    return nd.broadcast_greater(logits_NB, rule.threshold_N.reshape((-1, 1)))
 
 
 def inverse_norms(weight_BD: mx.nd.NDArray, scratch_BD: mx.nd.NDArray | None = None) -> mx.nd.NDArray:
