@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     results = [result for case in grid(data_sets, range(options.seeds)) if (result := finished(options.results, case))]
     if not results:
-        print("error: there is no finished run to report", file=sys.stderr)
+        print("error: there is no finished run of these recipes to report", file=sys.stderr)
         return 1
     print(f"wrote {write_report(results, options.docs)}")
     for name in failed:

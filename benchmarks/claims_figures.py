@@ -10,6 +10,7 @@ import numpy as np
 from claims_grid import Arm
 from scipy import stats
 
+
 class Runs:
     """All finished runs.
 

@@ -20,7 +20,7 @@ class Recipe:
         image_size: pixels of a side.
         units, channels: of the IResNet; the channels are those of the stem, then of the stages.
         updates: of one image batch each.
-        learning_rate: of backbone and centers; it falls to 0 by a polynomial of power 2.
+        learning_rate: of backbone and centers; it falls to 0 by a polynomial of that power.
         scale: s. margins: of each loss, (m1, m2, m3).
         points: how often a run is measured, evenly spread, the end included.
         own_images, nearest_centers: the sizes of the fixed subsets that cosines are measured on.
@@ -33,6 +33,7 @@ class Recipe:
     batch_size: int = 64
     updates: int = 1500
     learning_rate: float = 0.1
+    power: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     scale: float = 32.0

@@ -71,11 +71,12 @@ def over_ratios(runs: Runs) -> Figure | None:
     figure = Figure(figsize=(11, 3.4 * len(data)), layout="constrained")
     rows = figure.subplots(len(data), 3, squeeze=False)
     for name, row in zip(data, rows, strict=True):
+        row[0].set_ylabel(names[name])
         for axes, (quantity, label) in zip(row, QUANTITIES.items(), strict=True):
             for legend, (style, color, choice) in series.items():
                 arms = [arm for r in RATIOS if runs.has(arm := Arm(name, sample_ratio=r, **choice))]
                 _points(axes, [arm.sample_ratio for arm in arms], runs, arms, quantity, style, color, legend)
-            axes.set(title=f"{names[name]}: {label}", xlabel="sample ratio r", xscale="log")
+            axes.set(title=label, xlabel="sample ratio r", xscale="log")
             axes.title.set_fontsize(10)
             axes.xaxis.set_major_locator(FixedLocator(RATIOS))
             axes.xaxis.set_minor_locator(NullLocator())
@@ -112,7 +113,14 @@ def noise(runs: Runs) -> Figure | None:
 
 
 def _points(
-    axes: Axes, places: Sequence[float], runs: Runs, arms: Sequence[Arm], quantity: str, style: str, color: str, legend: str
+    axes: Axes,
+    places: Sequence[float],
+    runs: Runs,
+    arms: Sequence[Arm],
+    quantity: str,
+    style: str,
+    color: str,
+    legend: str,
 ) -> None:
     """Means of arms with their deviations as bars."""
     if not arms:

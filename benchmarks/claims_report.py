@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from claims_figures import Runs, difference
 from claims_grid import FILTER_COSINE, RATIOS, Arm
 from claims_plots import write_plots
 
+WIDTH = 120
 COLUMNS = {
     "accuracy": ("accuracy, %", 2, ""),
     "own_center": ("cos to own center", 3, ""),
@@ -26,12 +28,37 @@ def write_report(results: Sequence[dict[str, Any]], docs: Path) -> Path:
     runs = Runs(results)
     docs.mkdir(parents=True, exist_ok=True)
     plots = write_plots(runs, docs / "images")
-    text = "\n\n".join(part for part in _page(runs, plots) if part) + "\n"
+    text = "\n\n".join(_wrapped(part) for part in _page(runs, plots) if part) + "\n"
     path = docs / "claims.md"
     unfinished = path.with_suffix(".md.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
     return path
+
+
+def _wrapped(text: str) -> str:
+    """Prose and list items in lines of the width that the other pages have."""
+    lines: list[str] = []
+    for line in _joined(text):
+        if not line or line.startswith(("|", "#", "!", "    ")):
+            lines.append(line)
+        else:
+            indent = "  " if line.startswith("- ") else "   " if line[:1].isdigit() else ""
+            options = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
+            lines += textwrap.wrap(line, WIDTH, **options)
+    return "\n".join(lines)
+
+
+def _joined(text: str) -> list[str]:
+    """Lines, those of one paragraph or list item as one."""
+    lines: list[str] = []
+    begins = ("|", "#", "!", "    ", "- ", "1. ", "2. ", "3. ", "4. ")
+    for line in text.splitlines():
+        if lines and lines[-1] and line and not line.startswith(begins) and not lines[-1].startswith(begins[:4]):
+            lines[-1] += " " + line.strip()
+        else:
+            lines.append(line)
+    return lines
 
 
 def _page(runs: Runs, plots: Sequence[str]) -> list[str]:
@@ -61,29 +88,29 @@ identities, and randomly drawn others up to a share `r` of all (*positive plus r
 1. a tenth of the centers is enough: the network is as good as with all of them;
 2. what matters is that the positive centers are always among them: purely random sampling is worse;
 3. the reason shows in two cosines. Embeddings come as close to the centers of their own identities as with all
-   centers, and the centers move apart as well;
+   centers, and the centers are as far from each other;
 4. this does not hang on one margin: it holds for CosFace and for ArcFace.
 
 Its second paper (*Killing Two Birds with One Stone*, CVPR 2022,
-[arXiv 2203.15565](https://arxiv.org/abs/2203.15565)) adds that sampling helps with noisy labels: a negative center that
-is in truth of the same person pushes embeddings the wrong way, and fewer negatives hold fewer of those. Negatives with a
-cosine above 0.4 can be left out of the softmax altogether.
+[arXiv 2203.15565](https://arxiv.org/abs/2203.15565)) adds that sampling helps with noisy labels: a negative center
+that is in truth of the same person pushes embeddings the wrong way, and fewer negatives hold fewer of those. Negatives
+with a cosine above 0.4 can be left out of the softmax altogether.
 
 This page tries these claims with this project's own parts, on networks and data that two CPU cores train in about an
 hour, and says what came out."""
 
 _NOTE_ON_DIFFERENCES = """\
 *mean ± deviation* is over seeds (the sample's, divisor n − 1). The interval behind a difference of means is its 95 %
-interval by Welch's t; where it holds 0, the seeds do not tell the two apart, which is not the same as their being equal.
-There are some twenty such intervals on this page: about one of them may miss by chance."""
+interval by Welch's t; where it holds 0, the seeds do not tell the two apart, which is not the same as their being
+equal. There are some twenty such intervals on this page: about one of them may miss by chance."""
 
 _LIMITS = """\
-Small networks, small images, a few epochs, and 10,000 identities at most: an embedding of this size has not reached what
-longer training would give, and a difference that grows or vanishes later is not seen here. The paper trains on 360,232
-identities and more, where a tenth of the centers still is 36,000 negatives a step; a tenth of 10,000 is 1,000. What a
-given *number* of negatives does is closer to what is measured here than what a given *share* does. One rank holds all
-centers: with several ranks each samples from its own part, as the paper does, which changes which negatives are drawn
-and not how many."""
+Small networks, small images, a few epochs, and 10,000 identities at most: an embedding of this size has not reached
+what longer training would give, and a difference that grows or vanishes later is not seen here. The paper trains on
+360,232 identities and more, where a tenth of the centers still is 36,000 negatives a step; a tenth of 10,000 is 1,000.
+What a given *number* of negatives does is closer to what is measured here than what a given *share* does. One rank
+holds all centers: with several ranks each samples from its own part, as the paper does, which changes which negatives
+are drawn and not how many."""
 
 _AGAIN = """\
     python benchmarks/claims.py                     all runs that are missing, then this page
@@ -91,8 +118,8 @@ _AGAIN = """\
     python benchmarks/claims.py --report-only       this page from the finished runs
     python benchmarks/claims.py --quick             all of it in miniature, elsewhere: that it works
 
-The figures of every run are in `benchmarks/results/claims/`, a JSON file each, with what it was made from; a run that is
-there is not run again, so that the command goes on where it was killed."""
+The figures of every run are in `benchmarks/results/claims/`, a JSON file each, with what it was made from; a run that
+is there is not run again, so that the command goes on where it was killed."""
 
 
 class _Section:
@@ -111,59 +138,67 @@ class _Section:
         if not self._table:
             return []
         picture = f"![{self._title}](images/{self._plot})" if self._plot in plots else ""
-        return [f"## {self._title}", self._text, self._table, picture, "\n".join(self.conclusions)]
+        return [f"## {self._title}", self._text, self._table, picture]
 
 
 def _method(runs: Runs) -> str:
     """The data and the recipe, in the numbers that the runs were made with."""
-    lines = []
     by_data = {result["case"]["data"]["name"]: result for result in runs.results}
+    lines = []
     for name, result in by_data.items():
         data, recipe = result["case"]["data"], result["case"]["data"]["recipe"]
         seen = recipe["updates"] * recipe["batch_size"]
-        views = seen / result["training_images"]
-        size = f"{result['training_images']:,} images of {result['identities']:,} labels, {seen:,} seen: {views:.1f} epochs"
-        lines.append(f"- **{name}**: {_DATA[name].format(**data)} {size}.")
+        size = f"{result['training_images']:,} images of {result['identities']:,} labels, {seen:,} images seen"
+        epochs = f"{seen / result['training_images']:.1f} epochs"
+        lines.append(f"- **{name}**: {_DATA[name].format(**data)} {size} ({epochs}).")
     recipe = next(iter(by_data.values()))["case"]["data"]["recipe"]
     seeds = sorted({result["case"]["seed"] for result in runs.results})
     seconds = [result["processor_seconds"] for result in runs.results]
     conditions = runs.results[0]["conditions"]
-    return "\n".join([
-        *lines,
-        "",
-        f"Every arm on a data set is trained by one recipe: an IResNet with {recipe['units']} units of "
-        f"{recipe['channels'][1:]} channels on {recipe['image_size']}×{recipe['image_size']} pixels, embeddings of "
-        f"{recipe['embedding_size']} numbers, batches of {recipe['batch_size']}, SGD with momentum {recipe['momentum']:g} "
-        f"and weight decay {recipe['weight_decay']:g}, a learning rate that falls from {recipe['learning_rate']:g} to 0 "
-        f"with the square of what is left, s = {recipe['scale']:g}; the margin is m = {recipe['cosface'][2]:g} for CosFace "
-        f"and {recipe['arcface'][1]:g} for ArcFace, smaller than in long training, and alike for all arms. "
-        f"Seeds {', '.join(map(str, seeds))}: a seed decides the first weights, the order of the images, their mirroring "
-        "and the sampled negatives. Arms of one seed see the same images in the same order. "
-        "`PartialFC`, `Backbone`, `SGD`, `TrainingLoader` and `Trainer` are those that `partial_fc.train` is made of; a run "
-        "is one process, one rank, one thread.",
-        "",
-        "Measured at the end, and on the way for the curves:",
-        "",
-        "- *accuracy* on held-out pairs of people that training does not see, ten folds, each judged by the threshold "
-        "that is best on the other nine;",
-        f"- *cos to own center*: mean over {recipe['own_images']:,} fixed training images (of those whose label is right) "
-        "of the cosine between the image's embedding and the center of its label;",
-        f"- *largest cos between centers*: mean over {recipe['nearest_centers']:,} fixed centers of the largest cosine "
-        "with any other of all centers. Lower is further apart.",
-        "",
-        f"{len(runs.results)} runs took {sum(seconds) / 60:.0f} minutes of a processor ({conditions['cpu']}, "
-        f"{conditions['cores']} cores, MXNet {conditions['mxnet']}), {min(seconds):.0f} to {max(seconds):.0f} seconds each.",
-    ])  # fmt: skip
+    powers = {1.0: "in a straight line", 2.0: "with the square of what is left"}
+    texts = {
+        "units": " + ".join(map(str, recipe["units"])),
+        "channels": ", ".join(map(str, recipe["channels"][1:])),
+        "falls": powers.get(recipe["power"], f"with the power {recipe['power']:g} of what is left"),
+        "m_cosface": recipe["cosface"][2],
+        "m_arcface": recipe["arcface"][1],
+        "seeds": ", ".join(map(str, seeds)),
+        "runs": len(runs.results),
+        "minutes": f"{sum(seconds) / 60:.0f}",
+        "least": f"{min(seconds):.0f}",
+        "most": f"{max(seconds):.0f}",
+    }
+    return "\n".join(lines) + "\n\n" + _RECIPE.format(**conditions | recipe | texts)
 
 
 _DATA = {
     "synthetic": "faces that the project draws itself (`partial_fc.data.synthetic_faces`);",
     "noisy": "the same images with noisy labels: {wrong_labels:.0%} of the images carry the label of another identity, "
-    "drawn at random, and {split_identities:.0%} of the identities are split, every second image of them under a second "
-    "label, as when two collections with the same people are joined;",
-    "lfw": "Labeled Faces in the Wild, `peopleDevTrain`, verified on 1,200 pairs of `peopleDevTest`; most of its people "
-    "have one image;",
+    "drawn at random, and {split_identities:.0%} of the identities are split, every second image of them under a "
+    "second label, as when two collections with the same people are joined;",
+    "lfw": "Labeled Faces in the Wild, `peopleDevTrain`, verified on 1,200 pairs of `peopleDevTest`; most of its "
+    "people have one image;",
 }
+_RECIPE = """\
+Every arm on a data set is trained by one recipe: an IResNet with {units} units of {channels} channels on
+{image_size}×{image_size} pixels, embeddings of {embedding_size} numbers, batches of {batch_size}, SGD with momentum
+{momentum} and weight decay {weight_decay}, a learning rate that falls from {learning_rate} to 0 {falls}, s = {scale};
+the margin is m = {m_cosface} for CosFace and m = {m_arcface} for ArcFace, smaller than in long training, and alike for
+all arms. The seeds are {seeds}: a seed decides the first weights, the order of the images, their mirroring and the
+sampled negatives; arms of one seed see the same images in the same order. `PartialFC`, `Backbone`, `SGD`,
+`TrainingLoader` and `Trainer` are those that `partial_fc.train` is made of; a run is one process, one rank, one thread.
+
+Measured at the end, and on the way for the curves:
+
+- *accuracy* on held-out pairs of people that training does not see: ten folds, each judged by the threshold that is
+best on the other nine;
+- *cos to own center*: mean over {own_images} fixed training images (of those whose label is right) of the cosine
+between the image's embedding and the center of its label;
+- *largest cos between centers*: mean over {nearest_centers} fixed centers of the largest cosine with any other of all
+centers. Lower is further apart.
+
+{runs} runs took {minutes} minutes of a processor ({cpu}, {cores} cores, MXNet {mxnet}), {least} to {most} seconds each.
+"""
 
 
 def _table(runs: Runs, rows: dict[str, Arm], columns: dict[str, tuple[str, int, str]] = COLUMNS) -> str:
@@ -208,7 +243,12 @@ def _claim(words: dict[int, str], runs: Runs, arm: Arm, name: str, other: Arm, o
     if not sentence:
         return []
     outcome = difference(runs, arm, other, "accuracy").outcome
-    return [f"**{words[outcome]}** {sentence[0].upper()}{sentence[1:]}."]
+    return [f"**{words[outcome]}** {_capital(sentence)}."]
+
+
+def _capital(sentence: str) -> str:
+    """The first letter in upper case, but for a symbol's."""
+    return sentence if sentence.startswith("r =") else sentence[0].upper() + sentence[1:]
 
 
 _FEWER = {
@@ -259,8 +299,8 @@ def _samplers(runs: Runs) -> _Section:
         conclusions += _claim(told, runs, pprn, "PPRN", uniform, "purely random sampling")
     return _Section(
         "Positives kept, or left to chance",
-        "Synthetic faces, CosFace. Purely random sampling draws as many centers and does not look at the batch: an image "
-        "whose own center is not drawn, a share 1 − r of all, has no part in the loss of that step.",
+        "Synthetic faces, CosFace. Purely random sampling draws as many centers and does not look at the batch: an "
+        "image whose own center is not drawn, a share 1 − r of all, has no part in the loss of that step.",
         "claims-ratios.png",
         _table(runs, rows),
         conclusions,
@@ -312,10 +352,11 @@ def _noise(runs: Runs) -> _Section:
     conclusions += _claim(words, runs, tenth, "without the filter r = 0.1", full, "r = 1")
     return _Section(
         "Noisy labels, and the filter",
-        f"CosFace, PPRN; the filter leaves negatives with a cosine above {FILTER_COSINE:g} out of the softmax. Of a split "
-        "identity each center is a negative for the images under the other one: without a filter they are pushed apart. "
-        "The last column is the share of the fixed training images that have any other center above 0.4, which the filter "
-        "can act on, when that center is sampled. Held-out pairs are the same, and clean, in all rows.",
+        f"CosFace, PPRN; the filter leaves negatives with a cosine above {FILTER_COSINE:g} out of the softmax. Of a "
+        "split identity each center is a negative for the images under the other one: without a filter they are "
+        "pushed apart. The last column is the share of the fixed training images that have any other center above "
+        "0.4, which the filter can act on, when that center is sampled. Held-out pairs are the same, and clean, in all "
+        "rows.",
         "claims-noise.png",
         _table(runs, rows, NOISE_COLUMNS) if conclusions else "",
         conclusions,

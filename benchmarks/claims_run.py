@@ -164,25 +164,10 @@ class Measure:
 
     def _figures(self) -> dict[str, float]:
         pairs_ND = self._embed(self._pair_images)
-        accuracy = verify_pairs(pairs_ND[None], self._is_same_P).accuracy
+        accuracy = 100.0 * verify_pairs(pairs_ND[None], self._is_same_P).accuracy
         x_MD = unit_rows(self._embed(self._images))
         w_CD = unit_centers(self._head)
-        cosine_MC = x_MD @ w_CD.T
-        own_M = cosine_MC[np.arange(len(x_MD)), self._label_M].copy()
-        cosine_MC[np.arange(len(x_MD)), self._label_M] = -1.0
-        between_KC = w_CD[self._some_centers] @ w_CD.T
-        between_KC[np.arange(len(self._some_centers)), self._some_centers] = -1.0
-        figures = {
-            "accuracy": 100.0 * accuracy,
-            "own_center": float(own_M.mean()),
-            "nearest_center": float(between_KC.max(axis=1).mean()),
-            "conflicts": float((cosine_MC > FILTER_COSINE).any(axis=1).mean()),
-        }
-        if len(self._split_K2):
-            first_KD, second_KD = w_CD[self._split_K2[:, 0]], w_CD[self._split_K2[:, 1]]
-            figures["split_centers"] = float((first_KD * second_KD).sum(axis=1).mean())
-        return figures
-
+        return {"accuracy": accuracy} | cosine_figures(x_MD, self._label_M, w_CD, self._some_centers, self._split_K2)
 
     def _embed(self, images_NHWC: np.ndarray) -> np.ndarray:
         """(N, D) float32; the last batch is filled up with zeros."""
@@ -191,6 +176,31 @@ class Measure:
         filled[:count] = images_NHWC
         batches = np.split(filled, len(filled) // size)
         return np.concatenate([self._backbone.embed(batch) for batch in batches])[:count]
+
+
+def cosine_figures(
+    x_MD: np.ndarray, label_M: np.ndarray, w_CD: np.ndarray, center_J: np.ndarray, split_K2: np.ndarray
+) -> dict[str, float]:
+    """What cosines say: see the module.
+
+    Args:
+        x_MD: (M, D) unit embeddings, and label_M their labels.
+        w_CD: (C, D) unit centers.
+        center_J: centers whose largest cosine with another is meant.
+        split_K2: (K, 2) labels of the same person; K may be 0.
+    """
+    m, j = np.arange(len(x_MD)), np.arange(len(center_J))
+    cosine_MC, cosine_JC = x_MD @ w_CD.T, w_CD[center_J] @ w_CD.T
+    own_M = cosine_MC[m, label_M]  # a copy
+    cosine_MC[m, label_M] = cosine_JC[j, center_J] = -np.inf
+    figures = {
+        "own_center": float(own_M.mean()),
+        "nearest_center": float(cosine_JC.max(axis=1).mean()),
+        "conflicts": float((cosine_MC > FILTER_COSINE).any(axis=1).mean()),
+    }
+    if len(split_K2):
+        figures["split_centers"] = float((w_CD[split_K2[:, 0]] * w_CD[split_K2[:, 1]]).sum(axis=1).mean())
+    return figures
 
 
 def _decoded(images: Sequence[bytes], size: int) -> np.ndarray:
@@ -245,7 +255,7 @@ def run(case: Case, directory: Path) -> dict[str, Any]:
     loader = TrainingLoader(
         source, batch_size=recipe.batch_size, image_size=recipe.image_size, seed=case.seed, threads=1
     )
-    schedule = PolynomialSchedule(recipe.learning_rate, recipe.updates)
+    schedule = PolynomialSchedule(recipe.learning_rate, recipe.updates, power=recipe.power)
     trainer = Trainer(backbone, head, optimizer, loader, schedule, loss_scale_for(False), collectives)
     measure = Measure(recipe, backbone, head, source, directory / "val.bin", kept_N, split_K2)
     try:
@@ -261,9 +271,7 @@ def run(case: Case, directory: Path) -> dict[str, Any]:
         "identities": source.num_identities,
         "training_images": len(source),
         "seconds": round(time.perf_counter() - start, 1),
-        "processor_seconds": round(
-            after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1
-        ),
+        "processor_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
     }
 
 
