@@ -27,19 +27,19 @@ class Recipe:
     """
 
     image_size: int = 32
-    units: tuple[int, ...] = (1, 2, 2)
-    channels: tuple[int, ...] = (16, 32, 64, 128)
-    embedding_size: int = 128
-    batch_size: int = 64
-    updates: int = 1500
+    units: tuple[int, ...] = (1, 1, 1)
+    channels: tuple[int, ...] = (16, 16, 32, 64)
+    embedding_size: int = 64
+    batch_size: int = 128
+    updates: int = 600
     learning_rate: float = 0.1
     power: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    scale: float = 32.0
-    cosface: tuple[float, float, float] = (1.0, 0.0, 0.2)
-    arcface: tuple[float, float, float] = (1.0, 0.2, 0.0)
-    points: int = 6
+    scale: float = 16.0
+    cosface: tuple[float, float, float] = (1.0, 0.0, 0.1)
+    arcface: tuple[float, float, float] = (1.0, 0.1, 0.0)
+    points: int = 5
     own_images: int = 2000
     nearest_centers: int = 2000
 
@@ -128,7 +128,7 @@ def shipped_data_sets() -> dict[str, DataSet]:
     return {
         "synthetic": DataSet("synthetic", _RECIPE, _FACES),
         "noisy": DataSet("noisy", _RECIPE, _FACES, wrong_labels=0.2, split_identities=0.2),
-        "lfw": DataSet("lfw", replace(_RECIPE, updates=900)),
+        "lfw": DataSet("lfw", replace(_RECIPE, updates=400)),
     }
 
 
