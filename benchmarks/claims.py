@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = parse(arguments)
     data_sets = quick_data_sets() if options.quick else shipped_data_sets()
+    there = data_sets
     if not (options.lfw / "train.rec").is_file():
         print(f"LFW is left out: there is no {options.lfw / 'train.rec'}, see --lfw", file=sys.stderr)
-        del data_sets["lfw"]
-    cases = [case for case in grid(data_sets, range(options.seeds)) if options.only in case.name]
+        there = {name: data for name, data in data_sets.items() if name != "lfw"}
+    cases = [case for case in grid(there, range(options.seeds)) if options.only in case.name]
     if not cases:
         print(f"error: no case has {options.only!r} in its name", file=sys.stderr)
         return 1
@@ -45,8 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = [case for case in cases if finished(options.results, case) is None]
         print(f"{len(cases)} runs, {len(cases) - len(missing)} of them finished", flush=True)
         if missing:
-            draw_faces(options.work, data_sets)
-            failed = run_all(missing, options)
+            if not draw_faces(options.work, {case.data.name: case.data for case in missing}.values()):
+                return 1
+            try:
+                failed = run_all(missing, options)
+            except KeyboardInterrupt:
+                print("interrupted: the same command goes on", file=sys.stderr)
+                return 130
     # The report needs Matplotlib, and MXNet for the versions: not before they are needed.
     from claims_report import write_report
 
@@ -85,19 +91,20 @@ def finished(results: Path, case: Case) -> dict[str, Any] | None:
     """The result of a run, if there is one and it was made as the case says."""
     try:
         result = json.loads((results / f"{case.name}.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
-    return result if result["case"] == case.description() else None
+    return result if result.get("case") == case.description() else None
 
 
-def draw_faces(work: Path, data_sets: dict[str, DataSet]) -> None:
-    """Draws the synthetic faces that are not there."""
-    for data in data_sets.values():
-        if data.faces:
-            command = [sys.executable, "-m", "partial_fc.data.synthetic_faces", str(faces_directory(work, data))]
-            for name, value in data.faces.items():
-                command += [f"--{name.replace('_', '-')}", str(value)]
-            subprocess.run(command, env=environment(), check=True)
+def draw_faces(work: Path, data_sets: Iterable[DataSet]) -> bool:
+    """Draws the synthetic faces that are not there; False when it cannot, which has been said then."""
+    for directory, faces in {faces_directory(work, data): data.faces for data in data_sets if data.faces}.items():
+        command = [sys.executable, "-m", "partial_fc.data.synthetic_faces", str(directory)]
+        for name, value in faces.items():
+            command += [f"--{name.replace('_', '-')}", str(value)]
+        if subprocess.run(command, env=environment()).returncode:
+            return False
+    return True
 
 
 def environment() -> dict[str, str]:

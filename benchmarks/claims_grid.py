@@ -128,7 +128,7 @@ def shipped_data_sets() -> dict[str, DataSet]:
     return {
         "synthetic": DataSet("synthetic", _RECIPE, _FACES),
         "noisy": DataSet("noisy", _RECIPE, _FACES, wrong_labels=0.2, split_identities=0.2),
-        "lfw": DataSet("lfw", replace(_RECIPE, updates=400)),
+        "lfw": DataSet("lfw", replace(_RECIPE, updates=300)),
     }
 
 
