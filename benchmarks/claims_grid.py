@@ -109,6 +109,7 @@ def grid(data_sets: dict[str, DataSet], seeds: Sequence[int]) -> list[Case]:
     arms += [Arm("synthetic", sampler="uniform", sample_ratio=r) for r in RATIOS[1:]]
     arms += [Arm("synthetic", loss="arcface", sample_ratio=r) for r in (1.0, 0.1)]
     arms += [Arm("noisy", sample_ratio=r, filter_cosine=f) for r in (1.0, 0.1) for f in (None, FILTER_COSINE)]
+    arms += [Arm("longer", sample_ratio=r) for r in (1.0, 0.1)]
     arms += [Arm("lfw", sample_ratio=r) for r in RATIOS]
     arms += [Arm("lfw", sampler="uniform", sample_ratio=0.1)]
     return [Case(arm, data_sets[arm.data], seed) for seed in seeds for arm in arms if arm.data in data_sets]
@@ -128,6 +129,7 @@ def shipped_data_sets() -> dict[str, DataSet]:
     return {
         "synthetic": DataSet("synthetic", _RECIPE, _FACES),
         "noisy": DataSet("noisy", _RECIPE, _FACES, wrong_labels=0.2, split_identities=0.2),
+        "longer": DataSet("longer", replace(_RECIPE, updates=1800), _FACES),
         "lfw": DataSet("lfw", replace(_RECIPE, updates=300)),
     }
 
@@ -140,5 +142,6 @@ def quick_data_sets() -> dict[str, DataSet]:
     return {
         "synthetic": DataSet("synthetic", recipe, faces),
         "noisy": DataSet("noisy", recipe, faces, wrong_labels=0.2, split_identities=0.2),
+        "longer": DataSet("longer", replace(recipe, updates=8), faces),
         "lfw": DataSet("lfw", recipe),
     }

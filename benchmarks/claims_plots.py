@@ -25,7 +25,8 @@ def write_plots(runs: Runs, directory: Path) -> list[str]:
     """Draws what there are runs for; the names of the files."""
     directory.mkdir(parents=True, exist_ok=True)
     drawn = {
-        "claims-curves.png": curves(runs),
+        "claims-curves.png": curves(runs, "synthetic"),
+        "claims-longer.png": curves(runs, "longer"),
         "claims-ratios.png": over_ratios(runs),
         "claims-noise.png": noise(runs),
     }
@@ -37,9 +38,9 @@ def write_plots(runs: Runs, directory: Path) -> list[str]:
     return [name for name, figure in drawn.items() if figure is not None]
 
 
-def curves(runs: Runs) -> Figure | None:
+def curves(runs: Runs, data: str) -> Figure | None:
     """What a run passes through, for each sample ratio: mean over seeds, ± their deviation as a band."""
-    arms = [arm for ratio in RATIOS if runs.has(arm := Arm("synthetic", sample_ratio=ratio))]
+    arms = [arm for ratio in RATIOS if runs.has(arm := Arm(data, sample_ratio=ratio))]
     if not arms:
         return None
     figure = Figure(figsize=(11, 3.6), layout="constrained")
