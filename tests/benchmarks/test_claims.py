@@ -92,7 +92,7 @@ def test_the_conclusion_follows_the_figures_whichever_way_they_fall(claims, tmp_
         ]
         return claims.report.write_report(results, tmp_path).read_text()
 
-    assert "**A tenth of the centers: worse than with all centers.** r = 0.1 reaches 70.10 ± 0.10 %" in page(70.0)
+    assert "**A tenth of the centers: worse than with all centers.** r = 0.1 reaches 70.10 ± 0.10\u00a0%" in page(70.0)
     assert "**A tenth of the centers: better than with all centers.**" in page(81.0)
     equal = page(80.0)
     assert "**A tenth of the centers: no difference in accuracy is seen.**" in equal
