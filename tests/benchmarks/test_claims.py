@@ -17,7 +17,8 @@ import pytest
 from scipy import stats
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-PARTS = ("claims", "claims_grid", "claims_run", "claims_figures", "claims_report", "claims_plots", "results")
+PARTS = ("claims", *(f"claims_{part}" for part in ("grid", "noise", "measure", "run", "figures", "plots", "text")))
+PARTS += ("claims_sections", "claims_report", "results")
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_noise_is_as_large_as_it_says_and_the_same_each_time(claims):
     rng = np.random.default_rng(3)
     true_N = rng.permutation(np.repeat(np.arange(53), 7))
     options = {"wrong_labels": 0.2, "split_identities": 0.3}
-    noisy_N, kept_N, split_K2 = claims.run.noisy_labels(true_N, 53, **options)
+    noisy_N, kept_N, split_K2 = claims.noise.noisy_labels(true_N, 53, **options)
     assert np.count_nonzero(~kept_N) == round(0.2 * 53 * 7)
     assert split_K2.shape == (16, 2) and sorted(split_K2[:, 1]) == list(range(53, 69))
     second = dict(split_K2.tolist())
@@ -46,15 +47,15 @@ def test_noise_is_as_large_as_it_says_and_the_same_each_time(claims):
     for first, other in split_K2:  # every second image, but for those that are wrong
         moved = np.count_nonzero((noisy_N == other) & kept_N) + np.count_nonzero(~kept_N & (true_N == first))
         assert 3 <= moved <= 7 and np.count_nonzero(noisy_N == other) <= 3
-    again = claims.run.noisy_labels(true_N, 53, **options)
+    again = claims.noise.noisy_labels(true_N, 53, **options)
     assert all(np.array_equal(a, b) for a, b in zip(again, (noisy_N, kept_N, split_K2), strict=True))
 
 
 def test_cosines_are_those_of_a_plain_loop(claims):
     rng = np.random.default_rng(4)
-    x_MD, w_CD = (claims.run.unit_rows(rng.standard_normal((rows, 3))) for rows in (11, 7))
+    x_MD, w_CD = (claims.measure.unit_rows(rng.standard_normal((rows, 3))) for rows in (11, 7))
     label_M, center_J = rng.integers(0, 7, 11), np.array([1, 4, 6])
-    found = claims.run.cosine_figures(x_MD, label_M, w_CD, center_J, np.array([[0, 5], [2, 3]]))
+    found = claims.measure.cosine_figures(x_MD, label_M, w_CD, center_J, np.array([[0, 5], [2, 3]]))
     others = [[x @ w for c, w in enumerate(w_CD) if c != label] for x, label in zip(x_MD, label_M, strict=True)]
     wanted = {
         "own_center": np.mean([x @ w_CD[label] for x, label in zip(x_MD, label_M, strict=True)]),

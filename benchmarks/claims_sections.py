@@ -1,0 +1,242 @@
+"""The sections of ``docs/claims.md``: a table, a plot, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from claims_figures import Runs, difference
+from claims_grid import FILTER_COSINE, RATIOS, Arm
+
+COLUMNS = {
+    "accuracy": ("accuracy, %", 2),
+    "own_center": ("cos to own center", 3),
+    "nearest_center": ("largest cos between centers", 3),
+}
+NOISE_COLUMNS = COLUMNS | {
+    "split_centers": ("cos of an identity's two centers", 3),
+    "conflicts": ("images with a negative above 0.4", 3),
+}
+
+
+class Section:
+    """A part of the page.
+
+    Attributes:
+        conclusions: sentences, which the page begins with, too.
+    """
+
+    def __init__(self, title: str, text: str, plot: str, table: str, conclusions: list[str]) -> None:
+        self._title, self._text, self._plot, self._table = title, text, plot, table
+        self.conclusions = conclusions
+
+    def parts(self, plots: Sequence[str]) -> list[str]:
+        """Its paragraphs; none where there are no runs."""
+        if not self._table:
+            return []
+        picture = f"![{self._title}](images/{self._plot})" if self._plot in plots else ""
+        return [f"## {self._title}", self._text, self._table, picture]
+
+
+def _table(runs: Runs, rows: dict[str, Arm], columns: dict[str, tuple[str, int]] = COLUMNS) -> str:
+    """Markdown; empty where there are no runs."""
+    there = {label: arm for label, arm in rows.items() if runs.has(arm)}
+    if not there:
+        return ""
+    lines = ["| | " + " | ".join(title for title, _ in columns.values()) + " |", "|---|" + "---|" * len(columns)]
+    for label, arm in there.items():
+        cells = [runs.text(arm, quantity, digits) for quantity, (_, digits) in columns.items()]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _compared(runs: Runs, quantity: str, arm: Arm, name: str, other: Arm, other_name: str) -> str:
+    """«r = 0.1 reaches 85.1 ± 0.4 % and r = 1 85.9 ± 0.3 %: 0.8 less …»; empty where one of them has no run."""
+    if not (runs.has(arm) and runs.has(other)):
+        return ""
+    digits, unit = (2, "\u00a0%") if quantity == "accuracy" else (3, "")
+    found = difference(runs, arm, other, quantity)
+    size = f"{abs(found.mean):.{digits}f} {'more' if found.mean > 0 else 'less'}"
+    if found.low is None:
+        told = "one seed has no deviation"
+    else:
+        interval = f"{found.low:+.{digits}f} to {found.high:+.{digits}f}".replace("-", "−")
+        told = f"{interval}: " + ("the seeds tell them apart" if found.outcome else "the seeds do not tell them apart")
+    values = [runs.text(part, quantity, digits, unit) for part in (arm, other)]
+    return f"{name} {_VERBS[quantity]} {values[0]}, {other_name} {values[1]}; {size} ({told})"
+
+
+_VERBS = {
+    "accuracy": "reaches",
+    "own_center": "brings embeddings to their own centers up to",
+    "nearest_center": "leaves centers at",
+    "split_centers": "leaves the two centers of a split identity at",
+}
+
+
+def _claim(words: dict[int, str], runs: Runs, arm: Arm, name: str, other: Arm, other_name: str) -> list[str]:
+    """A conclusion from accuracy: the words for its outcome, then the figures."""
+    sentence = _compared(runs, "accuracy", arm, name, other, other_name)
+    if not sentence:
+        return []
+    outcome = difference(runs, arm, other, "accuracy").outcome
+    return [f"**{words[outcome]}** {_capital(sentence)}."]
+
+
+def _capital(sentence: str) -> str:
+    """The first letter in upper case, but for a symbol's."""
+    return sentence if sentence.startswith("r =") else sentence[0].upper() + sentence[1:]
+
+
+_FEWER = {
+    0: "{}: no difference in accuracy is seen.",
+    1: "{}: better than with all centers.",
+    -1: "{}: worse than with all centers.",
+}
+
+
+def _fewer(share: str) -> dict[int, str]:
+    return {outcome: words.format(share) for outcome, words in _FEWER.items()}
+
+
+def _ratios(runs: Runs) -> Section:
+    full = Arm("synthetic")
+    names = {0.5: "Half of the centers", 0.1: "A tenth of the centers", 0.02: "A fiftieth of the centers"}
+    conclusions = []
+    for ratio in RATIOS[1:]:
+        arm = Arm("synthetic", sample_ratio=ratio)
+        conclusions += _claim(_fewer(names[ratio]), runs, arm, f"r = {ratio:g}", full, "r = 1")
+    tenth = Arm("synthetic", sample_ratio=0.1)
+    cosines = [
+        _compared(runs, quantity, tenth, "r = 0.1", full, "r = 1") for quantity in ("own_center", "nearest_center")
+    ]
+    if all(cosines):
+        conclusions.append(f"**The two cosines.** {cosines[0]}. {cosines[1]}.")
+    return Section(
+        "Fewer and fewer centers",
+        "Synthetic faces, CosFace, PPRN. Bands are ± a deviation over seeds.",
+        "claims-curves.png",
+        _table(runs, {f"r = {ratio:g}": Arm("synthetic", sample_ratio=ratio) for ratio in RATIOS}),
+        conclusions,
+    )
+
+
+def _longer(runs: Runs) -> Section:
+    tenth, full = Arm("longer", sample_ratio=0.1), Arm("longer")
+    conclusions = _claim(_fewer("Trained longer, a tenth of the centers"), runs, tenth, "r = 0.1", full, "r = 1")
+    rows = {f"r = {arm.sample_ratio:g}": arm for arm in (full, tenth)}
+    text = "Does what is seen after a few epochs stay? The same faces, CosFace, PPRN, more updates."
+    return Section("Trained longer", text, "claims-longer.png", _table(runs, rows), conclusions)
+
+
+def _samplers(runs: Runs) -> Section:
+    words = {
+        0: "Positives kept or not: no difference in accuracy is seen at r = {}.",
+        1: "Positives must be kept at r = {}.",
+        -1: "Positives need not be kept at r = {}: purely random sampling is better.",
+    }
+    rows, conclusions = {}, []
+    for ratio in RATIOS[1:]:
+        pprn, uniform = Arm("synthetic", sample_ratio=ratio), Arm("synthetic", sampler="uniform", sample_ratio=ratio)
+        if runs.has(uniform):
+            rows |= {f"r = {ratio:g}, PPRN": pprn, f"r = {ratio:g}, purely random": uniform}
+        told = {outcome: text.format(f"{ratio:g}") for outcome, text in words.items()}
+        conclusions += _claim(told, runs, pprn, "PPRN", uniform, "purely random sampling")
+    return Section(
+        "Positives kept, or left to chance",
+        "Synthetic faces, CosFace. Purely random sampling draws as many centers and does not look at the batch: an "
+        "image whose own center is not drawn, a share 1 − r of all, has no part in the loss of that step.",
+        "claims-ratios.png",
+        _table(runs, rows),
+        conclusions,
+    )
+
+
+def _margins(runs: Runs) -> Section:
+    rows = {f"{title}, r = {ratio:g}": Arm("synthetic", loss=loss, sample_ratio=ratio)
+            for loss, title in (("cosface", "CosFace"), ("arcface", "ArcFace")) for ratio in (1.0, 0.1)}  # fmt: skip
+    tenth, full = (Arm("synthetic", loss="arcface", sample_ratio=ratio) for ratio in (0.1, 1.0))
+    conclusions = _claim(_fewer("ArcFace, a tenth of the centers"), runs, tenth, "r = 0.1", full, "r = 1")
+    return Section(
+        "Another margin",
+        "Synthetic faces, PPRN. (The two losses are not compared with each other: their margins were not tuned.)",
+        "",
+        _table(runs, rows) if conclusions else "",
+        conclusions,
+    )
+
+
+def _noise(runs: Runs) -> Section:
+    rows, conclusions = {}, []
+    for ratio in (1.0, 0.1):
+        clean, plain, filtered = (
+            Arm("synthetic", sample_ratio=ratio),
+            Arm("noisy", sample_ratio=ratio),
+            Arm("noisy", sample_ratio=ratio, filter_cosine=FILTER_COSINE),
+        )
+        rows |= {
+            f"r = {ratio:g}, clean labels": clean,
+            f"r = {ratio:g}, noise": plain,
+            f"r = {ratio:g}, noise, filter": filtered,
+        }
+        words = {
+            0: f"Noise, r = {ratio:g}: the filter makes no difference that is seen.",
+            1: f"Noise, r = {ratio:g}: the filter helps.",
+            -1: f"Noise, r = {ratio:g}: the filter harms.",
+        }
+        found = _claim(words, runs, filtered, "with the filter training", plain, "without it")
+        if found:
+            split = _compared(runs, "split_centers", filtered, "The filter", plain, "without it they are at")
+            conclusions += [f"{found[0]} {split}."]
+    words = {
+        0: "Noise: a tenth of the centers makes no difference that is seen.",
+        1: "Noise: a tenth of the centers is better than all.",
+        -1: "Noise: a tenth of the centers is worse than all.",
+    }
+    conclusions += _below_the_filter(runs)
+    tenth, full = Arm("noisy", sample_ratio=0.1), Arm("noisy")
+    conclusions += _claim(words, runs, tenth, "without the filter r = 0.1", full, "r = 1")
+    return Section(
+        "Noisy labels, and the filter",
+        f"CosFace, PPRN; the filter leaves negatives with a cosine above {FILTER_COSINE:g} out of the softmax. Of a "
+        "split identity each center is a negative for the images under the other one: without a filter they are "
+        "pushed apart. The last column is the share of the fixed training images that have any other center above "
+        "0.4, which the filter can act on, when that center is sampled. Held-out pairs are the same, and clean, in all "
+        "rows.",
+        "claims-noise.png",
+        _table(runs, rows, NOISE_COLUMNS) if conclusions else "",
+        conclusions,
+    )
+
+
+def _below_the_filter(runs: Runs) -> list[str]:
+    """A remark for embeddings that do not come near the cosine that the filter begins at."""
+    arms = [Arm("noisy", sample_ratio=ratio, filter_cosine=FILTER_COSINE) for ratio in (1.0, 0.1)]
+    means = [runs.values(arm, name).mean() for arm in arms if runs.has(arm) for name in ("own_center", "split_centers")]
+    if not means or max(means) >= FILTER_COSINE:
+        return []
+    return [
+        "**The filter's own case hardly occurs here.** Embeddings have a mean cosine of "
+        f"{max(means[0::2]):.2f} at most to the center of their own label, and the two centers of a split identity "
+        f"{max(means[1::2]):.2f} at most to each other: both are below {FILTER_COSINE:g}. The centers above it that "
+        "the filter leaves out will mostly be those of other people, so this says little of what it does to embeddings "
+        "that are trained well."
+    ]
+
+
+def _lfw(runs: Runs) -> Section:
+    rows = {f"r = {ratio:g}": Arm("lfw", sample_ratio=ratio) for ratio in RATIOS}
+    uniform, tenth, full = Arm("lfw", sampler="uniform", sample_ratio=0.1), Arm("lfw", sample_ratio=0.1), Arm("lfw")
+    rows["r = 0.1, purely random"] = uniform
+    conclusions = _claim(_fewer("LFW, a tenth of the centers"), runs, tenth, "r = 0.1", full, "r = 1")
+    words = {
+        0: "LFW, positives kept or not: no difference in accuracy is seen at r = 0.1.",
+        1: "LFW: positives must be kept at r = 0.1.",
+        -1: "LFW: positives need not be kept at r = 0.1.",
+    }
+    conclusions += _claim(words, runs, tenth, "PPRN", uniform, "purely random sampling")
+    return Section("Real faces: LFW", "CosFace. 4,038 people, of whom some 1,150 have more than one image.", "",
+                    _table(runs, rows), conclusions)  # fmt: skip
+
+
+SECTIONS = (_ratios, _longer, _samplers, _margins, _noise, _lfw)
+"""Each makes its section of the runs."""
