@@ -28,6 +28,10 @@ class Runs:
         """Whether there is a run of it."""
         return arm.name in self._by_arm
 
+    def knows(self, arm: Arm, quantity: str) -> bool:
+        """Whether there are runs of it, all of which measured the quantity."""
+        return self.has(arm) and all(quantity in result["points"][-1] for result in self.of(arm))
+
     def of(self, arm: Arm) -> list[dict[str, Any]]:
         """Its runs, seed by seed."""
         return self._by_arm[arm.name]
@@ -44,7 +48,7 @@ class Runs:
 
     def text(self, arm: Arm, quantity: str, digits: int, sign: str = "") -> str:
         """``mean ± deviation`` over seeds, with the divisor n − 1; a dash where there is no run or no such figure."""
-        if not self.has(arm) or quantity not in self.of(arm)[0]["points"][-1]:
+        if not self.knows(arm, quantity):
             return "–"
         values = self.values(arm, quantity)
         spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""

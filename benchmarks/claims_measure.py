@@ -1,10 +1,14 @@
 """What is measured of a run, on its way and at its end.
 
-accuracy         on the held-out pairs, ten folds, in %, of plain embeddings (no mirrors)
-own_center       mean over a fixed subset of training images of cos(embedding, the center of its label)
-nearest_center   mean over a fixed subset of centers of the largest cosine with any other center
-split_centers    mean over split identities of the cosine between their two centers
-conflicts        share of those training images that have another center with a cosine above 0.4
+    accuracy         on the held-out pairs, ten folds, in %, of plain embeddings (no mirrors)
+    own_center       mean over a fixed subset of training images of cos(embedding, the center of its label)
+    nearest_center   mean over a fixed subset of centers of the largest cosine with any other center
+    conflicts        share of those training images that have another center with a cosine above 0.4
+
+and, where identities are split:
+
+    split_centers    mean over split identities of the cosine between their two centers
+    other_half       share, of those images whose identity is split, that have its other center above 0.4
 """
 
 from __future__ import annotations
@@ -105,6 +109,11 @@ def cosine_figures(
         "conflicts": float((cosine_MC > FILTER_COSINE).any(axis=1).mean()),
     }
     if len(split_K2):
+        other_C = np.full(len(w_CD), -1)
+        other_C[split_K2[:, 0]], other_C[split_K2[:, 1]] = split_K2[:, 1], split_K2[:, 0]
+        of_split = np.flatnonzero(other_C[label_M] >= 0)
+        above = cosine_MC[of_split, other_C[label_M[of_split]]] > FILTER_COSINE
+        figures["other_half"] = float(above.mean()) if len(above) else 0.0
         figures["split_centers"] = float((w_CD[split_K2[:, 0]] * w_CD[split_K2[:, 1]]).sum(axis=1).mean())
     return figures
 

@@ -89,26 +89,32 @@ def over_ratios(runs: Runs) -> Figure | None:
 
 def noise(runs: Runs) -> Figure | None:
     """What the filter does with wrong labels and split identities."""
-    ratios = [r for r in RATIOS if runs.has(Arm("noisy", sample_ratio=r))]
-    if not ratios:
+    rows = [
+        (clean, noisy) for clean, noisy in (("synthetic", "noisy"), ("longer", "noisy-longer")) if runs.has(Arm(noisy))
+    ]
+    if not rows:
         return None
     quantities = QUANTITIES | {"split_centers": "cos of the two centers of an identity"}
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, (quantity, label) in zip(figure.subplots(1, 4), quantities.items(), strict=True):
-        for legend, style, color, offset, data, filter_cosine in (
-            ("clean labels", "o", "#1b1b1b", -0.15, "synthetic", None),
-            ("noise", "s", "#d62728", 0.0, "noisy", None),
-            ("noise, cos > 0.4 left out", "^", "#2ca02c", 0.15, "noisy", 0.4),
-        ):
-            if data == "synthetic" and quantity == "split_centers":
-                continue
-            arms = [arm for r in ratios if runs.has(arm := Arm(data, sample_ratio=r, filter_cosine=filter_cosine))]
-            places = [ratios.index(arm.sample_ratio) + offset for arm in arms]
-            _points(axes, places, runs, arms, quantity, style, color, legend)
-        axes.set(title=label, xlim=(-0.5, len(ratios) - 0.5))
-        axes.title.set_fontsize(10)
-        axes.set_xticks(range(len(ratios)), [f"r = {r:g}" for r in ratios])
-        axes.grid(alpha=0.3, axis="y")
+    figure = Figure(figsize=(12, 3.3 * len(rows)), layout="constrained")
+    for (clean, noisy), panels in zip(rows, figure.subplots(len(rows), 4, squeeze=False), strict=True):
+        for axes, (quantity, label) in zip(panels, quantities.items(), strict=True):
+            for legend, style, color, offset, data, filter_cosine in (
+                ("clean labels", "o", "#1b1b1b", -0.15, clean, None),
+                ("noise", "s", "#d62728", 0.0, noisy, None),
+                ("noise, cos > 0.4 left out", "^", "#2ca02c", 0.15, noisy, 0.4),
+            ):
+                if data == clean and quantity == "split_centers":
+                    continue
+                arms = [
+                    arm for r in (1.0, 0.1) if runs.has(arm := Arm(data, sample_ratio=r, filter_cosine=filter_cosine))
+                ]
+                places = [(0 if arm.sample_ratio == 1.0 else 1) + offset for arm in arms]
+                _points(axes, places, runs, arms, quantity, style, color, legend)
+            axes.set(title=label, xlim=(-0.5, 1.5))
+            axes.title.set_fontsize(10)
+            axes.set_xticks((0, 1), ("r = 1", "r = 0.1"))
+            axes.grid(alpha=0.3, axis="y")
+        panels[0].set_ylabel(noisy)
     figure.axes[0].legend(fontsize=8)
     return figure
 

@@ -49,7 +49,8 @@ DATA = {
     "noisy": "the same images with noisy labels: {wrong_labels:.0%} of the images carry the label of another identity, "
     "drawn at random, and {split_identities:.0%} of the identities are split, every second image of them under a "
     "second label, as when two collections with the same people are joined;",
-    "longer": "as synthetic, trained longer;",
+    "longer": "the images of synthetic, trained longer;",
+    "noisy-longer": "the images and labels of noisy, trained longer;",
     "lfw": "Labeled Faces in the Wild, `peopleDevTrain`, verified on 1,200 pairs of `peopleDevTest`; most of its "
     "people have one image;",
 }

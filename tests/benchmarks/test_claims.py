@@ -57,14 +57,17 @@ def test_cosines_are_those_of_a_plain_loop(claims):
     label_M, center_J = rng.integers(0, 7, 11), np.array([1, 4, 6])
     found = claims.measure.cosine_figures(x_MD, label_M, w_CD, center_J, np.array([[0, 5], [2, 3]]))
     others = [[x @ w for c, w in enumerate(w_CD) if c != label] for x, label in zip(x_MD, label_M, strict=True)]
+    other = {0: 5, 5: 0, 2: 3, 3: 2}
+    halves = [x @ w_CD[other[label]] for x, label in zip(x_MD, label_M, strict=True) if label in other]
     wanted = {
+        "other_half": np.mean([cosine > 0.4 for cosine in halves]),
         "own_center": np.mean([x @ w_CD[label] for x, label in zip(x_MD, label_M, strict=True)]),
         "nearest_center": np.mean([max(w_CD[j] @ w for c, w in enumerate(w_CD) if c != j) for j in center_J]),
         "conflicts": np.mean([max(cosines) > 0.4 for cosines in others]),
         "split_centers": (w_CD[0] @ w_CD[5] + w_CD[2] @ w_CD[3]) / 2,
     }
     assert found == pytest.approx(wanted)
-    assert 0 < found["conflicts"] < 1
+    assert 0 < found["conflicts"] < 1 and 0 < found["other_half"] < 1
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 2.0])
