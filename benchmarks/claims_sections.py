@@ -219,13 +219,14 @@ def _what_the_filter_meets(runs: Runs, noisy: str, where: str) -> list[str]:
     plain, filtered = Arm(noisy), Arm(noisy, filter_cosine=FILTER_COSINE)
     if not (runs.knows(plain, "other_half") and runs.knows(filtered, "other_half")):
         return []
-    shares = {name: [f"{100 * runs.values(arm, name).mean():.1f}\u00a0%" for arm in (filtered, plain)]
-              for name in ("other_half", "conflicts")}  # fmt: skip
+    half, any_other = (
+        [f"{100 * runs.values(arm, name).mean():.1f}\u00a0%" for arm in (filtered, plain)]
+        for name in ("other_half", "conflicts")
+    )
     return [
-        f"**What the filter meets, {where}.** At the end of training with r = 1, {shares['other_half'][0]} of the "
-        f"images of split identities have their identity's other center above {FILTER_COSINE:g} ({shares['other_half'][1]} "
-        f"without the filter), and {shares['conflicts'][0]} of all images have some other center above it "
-        f"({shares['conflicts'][1]} without the filter)."
+        f"**What the filter meets, {where}.** At the end of training with r = 1, {half[0]} of the images of split "
+        f"identities have their identity's other center above {FILTER_COSINE:g} ({half[1]} without the filter), and "
+        f"{any_other[0]} of all images have some other center above it ({any_other[1]} without the filter)."
     ]
 
 
