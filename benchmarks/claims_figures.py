@@ -63,12 +63,21 @@ class Difference:
     low: float | None
     high: float | None
 
+    def interval(self, digits: int) -> str:
+        """The interval in words."""
+        return f"{signed(self.low, digits)} to {signed(self.high, digits)}"
+
     @property
     def outcome(self) -> int:
         """1 and −1: more and less, and 0 is not in the interval; 0: the seeds do not tell the arms apart."""
         if self.low is None or self.low <= 0.0 <= self.high:
             return 0
         return 1 if self.mean > 0 else -1
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def difference(runs: Runs, arm: Arm, other: Arm, quantity: str) -> Difference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from claims_figures import Runs
 from claims_plots import write_plots
 from claims_sections import SECTIONS
+from claims_summary import summary
 from claims_text import AGAIN, DATA, INTRODUCTION, LIMITS, NOTE_ON_DIFFERENCES, RECIPE
 
 WIDTH = 120
@@ -40,8 +42,13 @@ def _wrapped(text: str) -> str:
         else:
             indent = "  " if line.startswith("- ") else "   " if line.startswith(_NUMBERS) else ""
             options = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
-            lines += textwrap.wrap(line, WIDTH, **options)
+            lines += textwrap.wrap(_held_together(line), WIDTH, **options)
     return "\n".join(lines)
+
+
+def _held_together(line: str) -> str:
+    """No line ends within ``r = 0.1`` or ``86.42 ± 0.96``."""
+    return re.sub(r" ([=±]) ", "\u00a0\\1\u00a0", line)
 
 
 def _joined(text: str) -> list[str]:
@@ -58,12 +65,11 @@ def _joined(text: str) -> list[str]:
 
 def _page(runs: Runs, plots: Sequence[str]) -> list[str]:
     sections = [section_of(runs) for section_of in SECTIONS]
-    conclusions = [line for section in sections for line in section.conclusions]
     return [
         "# The paper's claims, tried",
         INTRODUCTION,
         "## In short",
-        "\n".join(f"- {line}" for line in conclusions),
+        summary(runs),
         NOTE_ON_DIFFERENCES,
         "## How it is measured",
         _method(runs),

@@ -23,8 +23,10 @@ hour, and says what came out."""
 
 NOTE_ON_DIFFERENCES = """\
 *mean ± deviation* is over seeds (the sample's, divisor n − 1). The interval behind a difference of means is its 95 %
-interval by Welch's t; where it holds 0, the seeds do not tell the two apart, which is not the same as their being
-equal. There are some twenty such intervals on this page: about one of them may miss by chance."""
+interval by Welch's t. Where it holds 0, the seeds do not tell the two apart: *no difference* is seen, which is not the
+same as their being equal. With so many intervals on one page, one or two may miss by chance. The accuracies of
+different rows are to be compared only where data and length of training are the same. What the cosines say is under
+each heading."""
 
 LIMITS = """\
 Small networks, small images, some eight images of an identity (*longer*: 23), and some 10,000 identities: the
@@ -37,6 +39,7 @@ from its own part, as the paper does, which changes which negatives are drawn an
 AGAIN = """\
     python benchmarks/claims.py                     all runs that are missing, then this page
     python benchmarks/claims.py --only noisy        a part of them
+    python benchmarks/claims.py --seeds 5           more seeds, for narrower intervals
     python benchmarks/claims.py --report-only       this page from the finished runs
     python benchmarks/claims.py --quick             all of it in miniature, elsewhere: that it works
 
