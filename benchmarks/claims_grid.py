@@ -21,7 +21,7 @@ class Recipe:
         units, channels: of the IResNet; the channels are those of the stem, then of the stages.
         updates: of one image batch each.
         learning_rate: of backbone and centers; it falls to 0 by a polynomial of that power.
-        scale: s. margins: of each loss, (m1, m2, m3).
+        scale: s. cosface, arcface: the margins of each loss, (m1, m2, m3).
         points: how often a run is measured, evenly spread, the end included.
         own_images, nearest_centers: the sizes of the fixed subsets that cosines are measured on.
     """
@@ -42,6 +42,10 @@ class Recipe:
     points: int = 5
     own_images: int = 2000
     nearest_centers: int = 2000
+
+    def margin(self, loss: str) -> tuple[float, float, float]:
+        """(m1, m2, m3) of a loss."""
+        return {"cosface": self.cosface, "arcface": self.arcface}[loss]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def run(case: Case, directory: Path) -> dict[str, Any]:
         source.num_identities,
         recipe.embedding_size,
         collectives,
-        margin=Margin(*getattr(recipe, arm.loss)),
+        margin=Margin(*recipe.margin(arm.loss)),
         scale=recipe.scale,
         sample_ratio=arm.sample_ratio,
         sampler=arm.sampler,
