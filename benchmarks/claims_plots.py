@@ -115,7 +115,7 @@ def noise(runs: Runs) -> Figure | None:
             axes.set_xticks((0, 1), ("r = 1", "r = 0.1"))
             axes.grid(alpha=0.3, axis="y")
         panels[0].set_ylabel(noisy)
-    figure.axes[0].legend(fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
     return figure
 
 

@@ -222,13 +222,14 @@ def _what_the_filter_meets(runs: Runs, noisy: str, where: str) -> list[str]:
     if not (runs.knows(plain, "other_half") and runs.knows(filtered, "other_half")):
         return []
     half, any_other = (
-        [f"{100 * runs.values(arm, name).mean():.1f}\u00a0%" for arm in (filtered, plain)]
-        for name in ("other_half", "conflicts")
+        [100 * runs.values(arm, name).mean() for arm in (filtered, plain)] for name in ("other_half", "conflicts")
     )
+    seldom = " What it leaves out is seldom the center that it is meant for." if 10 * half[0] < any_other[0] else ""
     return [
-        f"**What the filter meets, {where}.** At the end of training with r = 1, {half[0]} of the images of split "
-        f"identities have their identity's other center above {FILTER_COSINE:g} ({half[1]} without the filter), and "
-        f"{any_other[0]} of all images have some other center above it ({any_other[1]} without the filter)."
+        f"**What the filter meets, {where}.** At the end of training with r = 1, {half[0]:.1f}\u00a0% of the images of "
+        f"split identities have their identity's other center above {FILTER_COSINE:g} ({half[1]:.1f}\u00a0% without the "
+        f"filter), and {any_other[0]:.1f}\u00a0% of all images have some other center above it "
+        f"({any_other[1]:.1f}\u00a0% without the filter).{seldom}"
     ]
 
 
