@@ -227,8 +227,8 @@ def _what_the_filter_meets(runs: Runs, noisy: str, where: str) -> list[str]:
     seldom = " What it leaves out is seldom the center that it is meant for." if 10 * half[0] < any_other[0] else ""
     return [
         f"**What the filter meets, {where}.** At the end of training with r = 1, {half[0]:.1f}\u00a0% of the images of "
-        f"split identities have their identity's other center above {FILTER_COSINE:g} ({half[1]:.1f}\u00a0% without the "
-        f"filter), and {any_other[0]:.1f}\u00a0% of all images have some other center above it "
+        f"split identities have their identity's other center above {FILTER_COSINE:g} ({half[1]:.1f}\u00a0% without "
+        f"the filter), and {any_other[0]:.1f}\u00a0% of all images have some other center above it "
         f"({any_other[1]:.1f}\u00a0% without the filter).{seldom}"
     ]
 
