@@ -11,7 +11,7 @@ setup:
 # What needs no run: style, shell scripts, who imports whom.
 check: setup
 	.venv/bin/ruff check
-	.venv/bin/shellcheck setup.sh config.sh run.sh tests/run.sh tests/soak.sh tests/soak_rank.sh .ci/run
+	.venv/bin/shellcheck setup.sh config.sh run.sh tests/run.sh tests/install_chromium.sh tests/soak.sh tests/soak_rank.sh .ci/run
 	$(PYTHON) -m pytest -q tests/test_architecture.py
 
 test:

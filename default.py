@@ -37,6 +37,7 @@ COMMON = {
     "sample_ratio": 1.0,  # part of a rank's class centers that takes part in an update, in (0, 1]
     "sample_ratio_steps": (),  # (update, ratio): from which updates on the ratio is another one
     "sampler": "pprn",  # every positive and random negatives; "uniform": purely random
+    "lazy_updates": False,  # the other class centers move on by momentum and weight decay, as in the dense update
     "lr": 0.1,  # learning rate of backbone and class centers
     "lr_factor": 0.1,  # what the learning rate is multiplied by at each of lr_steps
     "lr_steps": (),  # updates

@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sample-ratio", type=float, default=1.0, help="in (0, 1] (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="embeddings a rank (%(default)s)")
     parser.add_argument("--embedding-size", type=int, default=512, help="(%(default)s)")
-    parser.add_argument("--loss", choices=sorted(default.LOSSES), default="cosface", help="(%(default)s)")
+    parser.add_argument("--loss", choices=("arcface", "combined", "cosface"), default="cosface", help="(%(default)s)")
     parser.add_argument("--storage", default="device:float32/float32", help="[tier:]weight[/momentum] (%(default)s)")
     parser.add_argument("--storage-directory", type=Path, help="of the tier file")
     parser.add_argument("--kernels", default="auto", help="auto, C or NDArray (%(default)s)")

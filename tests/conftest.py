@@ -24,8 +24,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "real_ranks: starts ranks with mpirun or horovodrun; takes seconds a test"
     )
+    config.addinivalue_line(
+        "markers", "takes_minutes: begins before all others, so that they run beside it and nobody waits for its end"
+    )
     # MXNet 1.9.1's own use of NumPy and SciPy warns some thirty times a test.
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:mxnet")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("takes_minutes") is None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have to tell of their success, one that is random above all: `record_property`."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.section(name)
+            terminalreporter.line(str(value))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ LEVELS = [
     ("partial_fc.exit_status", -1),
     ("partial_fc.log_files", -1),
     ("partial_fc.limited_child", -1),
+    ("partial_fc.cores", -1),
     ("partial_fc.symbol_file", 0),
     ("partial_fc.config_f2c", -1),
     ("partial_fc.paper", 0),
@@ -33,8 +34,10 @@ LEVELS = [
     ("partial_fc.device", 0),
     ("partial_fc.collectives", 0),
     ("partial_fc.horovod_collectives", 1),
+    ("partial_fc.rank_command", 2),
     ("partial_fc.head", 2),
     ("partial_fc.head.partial_fc", 2),
+    ("partial_fc.head.f2c", 2),
     ("partial_fc.head.*", 1),
     ("partial_fc.data.__main__", COMMANDS),
     ("partial_fc.data.verbs*", 2),
@@ -64,8 +67,12 @@ LEVELS = [
     ("partial_fc.evaluation.plain_pickle", 0),  # a format of files
     ("partial_fc.evaluation.verification_set", 0),
     ("partial_fc.evaluation.*", 3),
+    ("partial_fc.onnx_file*", 4),
+    ("partial_fc.face_embedder", 4),
     ("partial_fc.callbacks*", 4),
     ("partial_fc.plan_report", 4),
+    ("partial_fc.plot.__main__", COMMANDS),
+    ("partial_fc.plot*", 2),
     ("partial_fc.testing*", 6),
 ]
 # One file speaks to each library of ranks, so that everything else runs without it.

@@ -277,4 +277,4 @@ class TestWhatDoesNotFit:
             make_backbone(collectives, strange if collectives.rank == 1 else None)
 
         with pytest.raises(RankError, match=r"rank 1: .*'odd_factor' starts"):
-            run_thread_ranks(2, one_rank, timeout_seconds=10)
+            run_thread_ranks(2, one_rank)

@@ -342,6 +342,6 @@ class TestVerify:
                     Verify([broken], 0, backbone, collectives, log).at_end(make_report(1))
             errors.append(str(caught.value))
 
-        run_thread_ranks(2, one_rank, timeout_seconds=20)
+        run_thread_ranks(2, one_rank)
         assert len(set(errors)) == 1
         assert "\n" not in errors[0]

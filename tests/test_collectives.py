@@ -289,8 +289,17 @@ def test_our_own_mistakes_are_asserted() -> None:
 
 
 def test_thread_ranks_are_threads_of_their_own_and_give_results_in_rank_order() -> None:
-    before = threading.active_count()
     results = run_thread_ranks(4, lambda c: (c.rank, c.size, c.local_rank, c.local_size, threading.current_thread()))
     assert [result[:4] for result in results] == [(rank, 4, rank, 4) for rank in range(4)]
     assert len({result[4] for result in results} | {threading.current_thread()}) == 5
-    assert threading.active_count() == before
+
+
+def test_worlds_of_thread_ranks_one_after_another_share_their_threads() -> None:
+    """MXNet keeps memory for every thread that it ever saw: 25 worlds have 100 ranks, and a few threads."""
+    threads = {thread for _ in range(25) for thread in run_thread_ranks(4, lambda c: threading.current_thread())}
+    assert 4 <= len(threads) < 50
+
+
+def test_thread_ranks_may_start_thread_ranks() -> None:
+    inner = run_thread_ranks(3, lambda outer: run_thread_ranks(2, lambda c: (outer.rank, c.rank)))
+    assert inner == [[(rank, 0), (rank, 1)] for rank in range(3)]

@@ -20,6 +20,7 @@ GIVEN = {
     "--sample-ratio-steps": ("9:0.5,20:1", ((9, 0.5), (20, 1.0))),
     "--sampler": ("uniform", "uniform"),
     "--filter-cosine": ("0.4", 0.4),
+    "--lazy-updates": ("", True),
     "--batch-size": ("17", 17),
     "--data": ("a.rec b keys.txt", (Path("a.rec"), Path("b"), Path("keys.txt"))),
     "--shared-labels": ("", True),

@@ -77,6 +77,7 @@ def test_every_head_goes_with_every_data_set(head, dataset):
         ("--head f2c --queue-size 101%", "as 1%, but is '101%'"),
         ("--head f2c --queue-size many", "as 1%, but is 'many'"),
         ("--head f2c --batch-size 7", "--batch-size must be even for F²C, which halves it, but is 7"),
+        ("--head f2c --lazy-updates", "could wait for their updates, but --lazy-updates is given: leave it out"),
         ("--head f2c --sample-ratio 0.1", "F²C has no class centers to sample, but --sample-ratio is 0.1: leave it"),
         ("--head f3c", "unknown head 'f3c': choose one of partial_fc, f2c, f2c-0.1%, f2c-0.001%"),
         ("--epochs 0", "--epochs must be positive, but is 0.0"),

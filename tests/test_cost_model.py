@@ -72,7 +72,7 @@ def test_head_memory_is_within_a_tenth_of_the_benchmark(case):
         command += [f"--{name}", str(value)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMPI_", "PMIX_"))}
     environment |= {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=120, check=True)
+    run = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=280, check=True)
     figures = json.loads(run.stdout.splitlines()[-1])
     if figures["kernels"] != "C":
         pytest.skip("the head's kernels are not compiled here")

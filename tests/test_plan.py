@@ -51,6 +51,13 @@ def test_the_figures_are_the_models(capsys):
     assert number(r"in all .* ms, ([\d,]+) images/s", text) == pytest.approx(speed, abs=0.5)
 
 
+def test_lazy_updates_take_a_number_a_class(capsys):
+    options = ["--identities", "8M", "--ranks", "8", "--storage", "host:float32"]
+    assert "last update" not in run(capsys, *options)
+    text = run(capsys, *options, "--lazy-updates")
+    assert number(r"last update of each center +([\d,]+) MiB  host", text) == pytest.approx(5.6e6 / 2**20, abs=1)
+
+
 def test_what_fits_is_said_and_what_does_not(capsys):
     assert "it fits in 11 GiB of device" in run(capsys, "--identities", "1M")
     assert "it does NOT fit in 11 GiB of device" in run(capsys, "--identities", "1B")

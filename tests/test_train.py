@@ -360,7 +360,7 @@ class TestRanks:
                 train(parse_arguments(arguments, "toy"), collectives)
             errors.append(str(caught.value))
 
-        run_thread_ranks(3, one_rank, timeout_seconds=20)
+        run_thread_ranks(3, one_rank)
         assert len(set(errors)) == 1
 
 

@@ -282,7 +282,7 @@ class TestOneRankInTrouble:
             assert trainer.update == 2
             errors.append(str(caught.value))
 
-        run_thread_ranks(3, one_rank, timeout_seconds=20)
+        run_thread_ranks(3, one_rank)
         expected = {
             1: "rank 1: image 7 is broken",
             2: "rank 0 (and 1 more ranks): image 7 is broken",

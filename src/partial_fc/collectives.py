@@ -14,6 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -309,6 +310,10 @@ class ThreadRank(Collectives):
         return tensor
 
 
+# Threads stay for the next world of ranks: the 16 MiB that MXNet takes for each new one it never gives back.
+_RANK_THREADS = ThreadPoolExecutor(max_workers=1024, thread_name_prefix="rank")
+
+
 def run_thread_ranks(size: int, function: Callable[[Collectives], Any], timeout_seconds: float = 60.0) -> list[Any]:
     """Runs ``function(collectives)`` on ``size`` ranks, each a thread, and returns their results in rank order.
 
@@ -318,18 +323,17 @@ def run_thread_ranks(size: int, function: Callable[[Collectives], Any], timeout_
     results: list[Any] = [None] * size
     errors: list[BaseException | None] = [None] * size
 
+    all_have_a_thread = threading.Barrier(size)
+
     def run(rank: int) -> None:
+        all_have_a_thread.wait()  # a rank that is done at once would lend its thread to the next
         try:
             results[rank] = function(ThreadRank(rank, size, exchange))
         except BaseException as error:  # it is raised again, in the caller's thread
             errors[rank] = error
             exchange.break_off()
 
-    threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}") for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    wait([_RANK_THREADS.submit(run, rank) for rank in range(size)])
     raised = [error for error in errors if error is not None]
     first = next((error for error in raised if not isinstance(error, PeerLostError)), raised[0] if raised else None)
     if first is not None:

@@ -58,6 +58,7 @@ class RunConfig:
     sample_ratio: float
     sample_ratio_steps: tuple[tuple[int, float], ...]
     sampler: str
+    lazy_updates: bool
     batch_size: int
     max_update: int
     epochs: float | None
@@ -292,6 +293,9 @@ OPTIONS = {
                         {"metavar": "NAME"}),
     "--filter-cosine": Option("filter_cosine", "leave negatives whose cosine is above it out of the softmax, against "
                               "noisy labels (0.4 in arXiv 2203.15565)", {"type": float, "metavar": "COS"}),
+    "--lazy-updates": Option("lazy_updates", "class centers that an update does not sample move on by momentum and "
+                             "weight decay, as in the dense update, computed when they are next sampled; otherwise "
+                             "they stay as they are", {"action": argparse.BooleanOptionalAction}),
     "--queue-size": Option("queue_size", "slots of F²C's pool of identities: a number, or a share of the identities "
                            "as 1%, which is raised to those of one gathered batch where it is smaller",
                            {"type": queue_size, "metavar": "Q"}),
@@ -473,6 +477,7 @@ def _build(given: dict[str, Any], default_names: dict[str, str]) -> RunConfig:
         sample_ratio=recipe.sample_ratio,
         sample_ratio_steps=tuple(recipe.sample_ratio_steps),
         sampler=recipe.sampler,
+        lazy_updates=recipe.lazy_updates,
         batch_size=recipe.batch_size,
         max_update=recipe.max_update if recipe.epochs is None else UNCOUNTED,
         epochs=recipe.epochs,

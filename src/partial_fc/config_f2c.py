@@ -87,6 +87,10 @@ def check_f2c(config: Any) -> None:
                 f"F²C has no class centers to sample, but --sample-ratio is {config.sample_ratio}: leave it out, "
                 "--queue-size is what decides its memory"
             )
+        if config.lazy_updates:
+            raise ValueError(
+                "F²C has no class centers that could wait for their updates, but --lazy-updates is given: leave it out"
+            )
     if config.epochs is not None and not 0.0 < config.epochs < math.inf:
         raise ValueError(f"--epochs must be positive, but is {config.epochs}")
     epochs = config.lr_epochs

@@ -65,6 +65,8 @@ class Setting:
         device: ``gpu`` or ``cpu``.
         process_bytes: what a rank takes before it does anything; None: what is usual on the device.
         accumulate: batches of B whose embeddings go through the layer together.
+        lazy_updates: class centers that are not sampled move on too. Each keeps the number of its last update; the
+            history of the updates, 54 bytes each, is not counted.
 
     Raises:
         ValueError: a value out of its range.
@@ -81,6 +83,7 @@ class Setting:
     device: str = "gpu"
     process_bytes: int | None = None
     accumulate: int = 1
+    lazy_updates: bool = False
 
     def __post_init__(self) -> None:
         ClassPartition(self.identities, self.ranks)
@@ -168,6 +171,7 @@ def head_memory(setting: Setting) -> list[Part]:
         Part("gradient of the centers, a block", 4 * s.block * (d + 1)),
         Part("embeddings and their gradient", 4 * _EMBEDDING_ARRAYS * n * d),
         Part("sampling", s.classes + 8 * sampled * (1 if s.in_place else 2), beside),
+        *([Part("last update of each center", 4 * s.classes + 16 * sampled, beside)] if s.lazy_updates else []),
     ]
     if not s.in_place:
         ahead = s.logits_chunk is None and sampled < s.classes  # else block by block, in two places by turns

@@ -9,11 +9,13 @@ import argparse
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from partial_fc.cores import use_all_cores
+from partial_fc.evaluation.model_arguments import MODEL_HELP, add_model_arguments, model_options
 
 if TYPE_CHECKING:
     from partial_fc.collectives import Collectives
@@ -35,18 +37,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m partial_fc.evaluate", description=__doc__.splitlines()[0], epilog=_EPILOG
     )
     add = parser.add_argument
-    model = "PREFIX,EPOCH of an MXNet checkpoint, or FILE.onnx; NAME=MODEL names it in the report"
-    add("models", metavar="MODEL", nargs="*", help=model)
+    add("models", metavar="MODEL", nargs="*", help=f"{MODEL_HELP}; NAME=MODEL names it in the report")
     add("--targets", metavar="KIND=PATH", nargs="+", action="extend", default=[], help="benchmarks, see below")
     val = "a verification set in InsightFace's format, as `--targets NAME:pairs=NAME.bin`; can be given several times"
     add("--val", metavar="FILE.bin", type=Path, action="append", default=[], help=val)
     add("--batch-size", metavar="IMAGES", type=int, default=64, help="images a rank embeds at once (64)")
-    image_size = "side of the model's input (default: what the model says, 112, or the first size that fits)"
-    add("--image-size", metavar="PIXELS", type=int, help=image_size)
-    add("--colour", choices=("rgb", "bgr"), help="order of colours, where the model does not say it (rgb)")
-    add("--mean", metavar="M[,M,M]", help="what is taken off the pixels, where the model does not say it")
-    add("--std", metavar="S[,S,S]", help="what the pixels are divided by then")
-    add("--output", metavar="NAME", help="the embedding among the model's outputs (fc1_output, or its only one)")
+    add_model_arguments(parser)
     add("--no-flip", action="store_true", help="embed the images alone, not their mirror images too")
     add("--folds", metavar="K", type=int, help="contiguous folds of the cross-validation (the list's own, or 10)")
     exact = "search thresholds among all distances, not on InsightFace's grid of 0, 0.01, … 3.99"
@@ -61,7 +57,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if not options.targets and not options.val:
         parser.error("name what to evaluate on: --targets KIND=PATH")
     if not options.models and options.targets != ["help"]:
-        parser.error("name a model: PREFIX,EPOCH or FILE.onnx, before --targets")
+        parser.error("name a model: PREFIX,EPOCH, a run's directory or FILE.onnx, before --targets")
     return options
 
 
@@ -69,31 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates as the command line says; returns the exit status: 0, or 2 for what the user can mend."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     options = parse_options(arguments)
-    _use_all_cores()
-    from partial_fc.collectives import PeerLostError, RankError
-    from partial_fc.horovod_collectives import connect
+    use_all_cores()
+    from partial_fc.rank_command import run_on_ranks
 
-    collectives = connect()
-    try:
+    def work(collectives: Collectives) -> int:
         if options.targets == ["help"]:
             if collectives.rank == 0:
                 print(describe_targets())
         else:
             evaluated, published = evaluate(options, collectives)
             report(evaluated, published, options, collectives)
-    except RankError as error:  # all ranks have it and leave in good order
-        if collectives.rank == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        collectives.close()
-        return 2
-    except PeerLostError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        collectives.abort(3)
-    except BaseException:  # this rank alone is in trouble, and the others must not wait for it for ever
-        logger.exception("rank %d ends the run", collectives.rank)
-        collectives.abort(1)
-    collectives.close()
-    return 0
+        return 0
+
+    return run_on_ranks(work)
 
 
 def evaluate(
@@ -195,17 +179,10 @@ def _open_embedder(
     from partial_fc.evaluation.embedder import Embedder
     from partial_fc.evaluation.embedding_cache import EmbeddingCache, default_directory
     from partial_fc.evaluation.open_model import model_digest, open_model
-    from partial_fc.evaluation.pixel_form import ModelOptions, parse_numbers
 
     with together(collectives, "evaluate.model"):
-        said = ModelOptions(
-            image_size=options.image_size,
-            colour=options.colour,
-            mean=None if options.mean is None else parse_numbers(options.mean),
-            std=None if options.std is None else parse_numbers(options.std),
-            output=options.output,
-        )
-        opened = open_model(model, compute_context(collectives.local_rank), options.batch_size, said)
+        context = compute_context(collectives.local_rank)
+        opened = open_model(model, context, options.batch_size, model_options(options))
         digest = model_digest(model, opened, options.output)
     cache = None if options.no_cache else EmbeddingCache(options.cache_directory or default_directory())
     if collectives.rank == 0:
@@ -233,13 +210,6 @@ def _evaluate_target(target: Target, embedder: Embedder, settings: Settings) -> 
         if broken:
             raise ValueError(f"{target.name}: {', '.join(broken)} came out as no finite number")
     return result
-
-
-def _use_all_cores() -> None:
-    """Gives MXNet, before its import, this rank's part of the cores: it takes half of all unless told."""
-    names = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
-    ranks_here = next((int(os.environ[name]) for name in names if name in os.environ), 1)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks_here)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from partial_fc.config import RunConfig
 from partial_fc.config_f2c import pool_slots, share_of
 from partial_fc.gallery import Gallery
 from partial_fc.head.chunk import LOGITS_SHARE, choose_logits_chunk, free_memory
-from partial_fc.head.class_pool import ClassPool
 from partial_fc.head.f2c import DEFAULT_BLOCK_SLOTS, F2C
 from partial_fc.head.f2c_margin import F2CMargin
 from partial_fc.head.margin import Margin, SVMargin
@@ -38,20 +37,16 @@ def make_f2c_head(config: RunConfig, collectives: Collectives, context: mx.Conte
                 config.queue_size, identities, asked, slots,
             )  # fmt: skip
     _check_room(slots, config.embedding_size, context, collectives)
-    pool = ClassPool(
+    own_slots = -(-slots // collectives.size)
+    block_slots = _block_slots(config, samples, own_slots, context, collectives)
+    return F2C(
         slots,
         config.embedding_size,
-        rank=collectives.rank,
-        ranks=collectives.size,
-        seed=config.seed,
-        context=context,
-    )
-    block_slots = _block_slots(config, samples, pool.count, context, collectives)
-    return F2C(
-        pool,
         collectives,
         margin=make_margin(config),
         scale=config.scale,
+        seed=config.seed,
+        context=context,
         block_slots=block_slots or DEFAULT_BLOCK_SLOTS,
         keep_logits=block_slots is None,
     )

@@ -63,12 +63,47 @@ class Gallery:
         self._inputs = network.list_inputs()
         self._network = mx.nd.CachedOp(network, [("static_alloc", True), ("static_shape", True)])
 
+    @classmethod
+    def of_block(cls, block: mx.gluon.HybridBlock, *, momentum: float = 0.99) -> Gallery:
+        """The gallery of a Gluon network, for :class:`partial_fc.head.f2c.F2C` as a layer.
+
+        Args:
+            block: with initialised parameters of known shapes; one input, one output.
+            momentum: μ in [0, 1].
+
+        Raises:
+            ValueError: it has no graph, or parameters without values.
+        """
+        if not isinstance(block, mx.gluon.HybridBlock):
+            kind = type(block).__name__
+            raise ValueError(f"the gallery needs the network's graph, a HybridBlock, but is given a {kind}")
+        parameters = {parameter.name: parameter for parameter in block.collect_params().values()}
+        try:
+            arrays = {name: parameter.data() for name, parameter in parameters.items()}
+        except (RuntimeError, mx.gluon.parameter.DeferredInitializationError) as error:
+            raise ValueError(
+                "the gallery starts with the network's values, but one has none yet: call initialize(), and then the "
+                "network once, before the gallery is made"
+            ) from error
+        network = block(mx.sym.var("data"))
+        moving = set(network.list_auxiliary_states())
+        context = next(iter(arrays.values())).context
+        trained = {name: array for name, array in arrays.items() if name not in moving}
+        statistics = {name: array for name, array in arrays.items() if name in moving}
+        return cls(network, trained, statistics, momentum=momentum, context=context)
+
+    def __call__(self, data: mx.nd.NDArray) -> mx.nd.NDArray:
+        """The network's output of a batch that it takes as it is: no pixels, no parts, no gradient."""
+        with mx.autograd.pause():
+            return self._run(data)
+
     def follow(self) -> None:
         """One step towards the backbone: the first thing in an update."""
-        self._statistics_before = {name: array.copy() for name, array in self.statistics.items()}
-        for name, array in self.parameters.items():
-            array *= self._momentum
-            array += (1.0 - self._momentum) * self._probe[name]
+        with mx.autograd.pause():
+            self._statistics_before = {name: array.copy() for name, array in self.statistics.items()}
+            for name, array in self.parameters.items():
+                array *= self._momentum
+                array += (1.0 - self._momentum) * self._probe[name]
 
     def forward(self, images_BHWC: np.ndarray) -> mx.nd.NDArray:
         """Starts the forward pass; returns its (K·B, D) float32 output without waiting for it.
@@ -86,8 +121,10 @@ class Gallery:
 
     def _forward_part(self, images_BHWC: np.ndarray) -> mx.nd.NDArray:
         images = mx.nd.array(images_BHWC, ctx=self._context, dtype=np.uint8)
-        arrays = {"data": mx.nd.cast(mx.nd.transpose(images, (0, 3, 1, 2)), dtype="float32")}
-        arrays |= self.parameters | self.statistics
+        return self._run(mx.nd.cast(mx.nd.transpose(images, (0, 3, 1, 2)), dtype="float32"))
+
+    def _run(self, data: mx.nd.NDArray) -> mx.nd.NDArray:
+        arrays = {"data": data} | self.parameters | self.statistics
         with mx.autograd.train_mode():
             outputs = self._network(*(arrays[name] for name in self._inputs))
         if not self._layers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from typing import Any
 
 import mxnet as mx
@@ -25,6 +26,23 @@ def launched() -> bool:
 def connect() -> Collectives:
     """Joins the run that a launcher started, or makes a world of one process where none did."""
     return HorovodCollectives() if launched() else SingleProcess()
+
+
+def current() -> Collectives:
+    """The run that this process is a rank of, for a layer that is told of none: joined once, however often it is asked.
+
+    One process where no launcher started it and nobody has called ``hvd.init()``, or where the run has but one rank.
+    """
+    horovod = sys.modules.get("horovod.mxnet")
+    if not launched() and not (horovod is not None and horovod.is_initialized()):
+        return SingleProcess()
+    joined = _join()
+    return joined if joined.size > 1 else SingleProcess()
+
+
+@cache
+def _join() -> Collectives:
+    return HorovodCollectives()
 
 
 class HorovodCollectives(Collectives):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
 _SECONDS, _MEMORY_BYTES = 60, 8 << 30
+
+# By the child itself: what runs between fork and exec may wait for ever for a lock that another thread held.
+_LIMITS = """
+import resource
+for kind, limit in (resource.RLIMIT_CPU, {seconds}), (resource.RLIMIT_AS, {memory_bytes}), (resource.RLIMIT_CORE, 0):
+    resource.setrlimit(kind, (limit, limit))
+"""
 
 
 def try_in_child(
@@ -21,13 +27,9 @@ def try_in_child(
     Raises:
         TimeoutError: it takes more than a minute of the processor, or two of time.
     """
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-    command = [sys.executable, *options, "-c", program, *arguments]
+    limits = _LIMITS.format(seconds=_SECONDS, memory_bytes=memory_bytes)
+    command = [sys.executable, *options, "-c", limits + program, *arguments]
     try:
-        return subprocess.run(command, capture_output=True, timeout=2 * _SECONDS, preexec_fn=limit).returncode
+        return subprocess.run(command, capture_output=True, timeout=2 * _SECONDS).returncode
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"it takes more than {_SECONDS} s") from None

@@ -70,6 +70,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--gpu-memory", type=float, default=11.0, metavar="GIB", help="memory that a rank may take (%(default)s)")
     add("--host-memory", type=float, metavar="GIB", help="the machine's memory a rank, beside a GPU (not limited)")
     add("--sample-ratio", type=float, default=0.1, metavar="r", help="in (0, 1] (%(default)s)")
+    add("--lazy-updates", action=argparse.BooleanOptionalAction, default=False,
+        help="class centers that are not sampled move on too (%(default)s)")  # fmt: skip
     add("--storage", default="device:float32/float32", metavar="KIND", help="[TIER:]WEIGHT[/MOMENTUM] (%(default)s)")
     add("--logits-chunk", type=_chunk, default="auto", metavar="N",
         help="classes whose logits are kept at once; all; auto: all when they fit (%(default)s)")  # fmt: skip
@@ -117,6 +119,7 @@ def setting_of(given: argparse.Namespace) -> Setting:
         network,
         given.device,
         None if given.base_memory is None else int(given.base_memory * MIB),
+        lazy_updates=given.lazy_updates,
     )
 
 

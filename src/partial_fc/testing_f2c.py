@@ -17,7 +17,6 @@ import mxnet as mx
 import numpy as np
 
 from partial_fc.collectives import Collectives
-from partial_fc.head.class_pool import ClassPool
 from partial_fc.head.f2c import F2C
 from partial_fc.head.f2c_margin import F2CMargin
 from partial_fc.head.initialization import initial_rows
@@ -152,10 +151,15 @@ class F2CCase:
 
     def make_head(self, collectives: Collectives, **options: object) -> F2C:
         """The head of one rank."""
-        pool = ClassPool(
-            self.slots, self.embedding_size, rank=collectives.rank, ranks=collectives.size, seed=self.seed
+        return F2C(
+            self.slots,
+            self.embedding_size,
+            collectives,
+            margin=MARGINS[self.kind],
+            scale=self.scale,
+            seed=self.seed,
+            **options,
         )
-        return F2C(pool, collectives, margin=MARGINS[self.kind], scale=self.scale, **options)
 
 
 @dataclass

@@ -16,7 +16,6 @@ from partial_fc.collectives import Collectives
 from partial_fc.data.batch import Batch
 from partial_fc.f2c_trainer import F2CTrainer
 from partial_fc.gallery import Gallery
-from partial_fc.head.class_pool import ClassPool
 from partial_fc.head.f2c import F2C
 from partial_fc.mixed_precision import LossScale, loss_scale_for
 from partial_fc.optimizer import SGD
@@ -91,11 +90,10 @@ def make_f2c_trainer(
         context=mx.cpu(),
         accumulate=accumulate,
     )
-    pool = ClassPool(SLOTS, backbone.embedding_size, rank=collectives.rank, ranks=collectives.size, seed=SEED)
     return F2CTrainer(
         backbone,
         gallery,
-        F2C(pool, collectives, margin=MARGINS[kind], scale=SCALE),
+        F2C(SLOTS, backbone.embedding_size, collectives, margin=MARGINS[kind], scale=SCALE, seed=SEED),
         SGD(backbone.parameters, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True),
         GlobalPairs(collectives, samples=samples),
         StepSchedule(RATE),

@@ -15,6 +15,7 @@ import mxnet as mx
 import numpy as np
 
 from partial_fc.backbone import Backbone
+from partial_fc.center_storage import Storage
 from partial_fc.collectives import Collectives
 from partial_fc.data.batch import Batch
 from partial_fc.data.record_writer import RecordWriter
@@ -148,6 +149,8 @@ def make_trainer(
     classes: int = 13,
     learning_rate: float = 0.01,
     sample_ratio: float = 1.0,
+    lazy_updates: bool = False,
+    storage: Storage | None = None,
     loss_scale: LossScale | None = None,
     fp16_gradients: bool = False,
     accumulate: int = 1,
@@ -179,6 +182,8 @@ def make_trainer(
         margin=Margin(m2=0.5) if margin is None else margin,
         scale=16.0,
         sample_ratio=sample_ratio,
+        lazy_updates=lazy_updates,
+        storage=storage,
         seed=3,
     )
     return Trainer(

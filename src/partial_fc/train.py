@@ -288,6 +288,7 @@ def _partial_fc(config: RunConfig, collectives: Collectives, context: mx.Context
         context=context,
         storage=config.storage,
         logits_chunk=_logits_chunk(config, collectives, context, num_classes),
+        lazy_updates=config.lazy_updates,
     )
 
 
@@ -356,6 +357,7 @@ def _logits_chunk(
         device=device,
         process_bytes=0,  # this process is there already: it is not in what is free
         accumulate=config.accumulate,
+        lazy_updates=config.lazy_updates,
     )
     return with_fitting_logits(setting, {"device": free_memory(context, collectives.local_size)}).logits_chunk
 

@@ -245,7 +245,7 @@ class TestWhenOneRankCannotWrite:
                 save(trainer, directory_of(collectives))
             errors.append(str(caught.value))
 
-        run_thread_ranks(size, one_rank, timeout_seconds=20)
+        run_thread_ranks(size, one_rank)
         assert len(set(errors)) == 1
         assert "\n" not in errors[0]
 

@@ -114,7 +114,7 @@ def test_the_next_batches_are_made_before_they_are_asked_for_and_no_more():
         for batch in range(1, 5):
             for pending in loader._pending:
                 for task in pending.tasks:
-                    task.result(timeout=10)
+                    task.result(timeout=60)
             assert source.reads == 4 * (batch + 3)
             loader.next_batch()
 

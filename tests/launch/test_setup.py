@@ -5,6 +5,7 @@ Python, pip, MPI and apt are stand-ins that note what they are called for.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -306,7 +307,7 @@ def test_apt_that_does_not_help_is_said(bare):
 
 def test_two_set_ups_at_once_make_everything_once(bare):
     command = ["bash", str(bare.root / "setup.sh")]
-    environment = bare.environment(VENV_SECONDS="0.5")
+    environment = bare.environment(VENV_SECONDS="2")
     first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while not (bare.records / "calls").exists() and time.monotonic() < deadline:
@@ -346,9 +347,10 @@ def test_c_functions_that_do_not_build_are_a_warning(bare):
 
 def test_a_ready_environment_takes_no_time(bare):
     set_up(bare)
-    begin = time.perf_counter()
+    begin = os.times()
     done = bare.run("setup.sh")
-    assert time.perf_counter() - begin < 2.0
+    end = os.times()
+    assert end.children_user + end.children_system - begin.children_user - begin.children_system < 2.0
     assert done.stdout == "setup: .venv is ready (mxnet==1.9.1)\n"
 
 

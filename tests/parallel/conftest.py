@@ -56,7 +56,7 @@ def run_ranks(
     size: int,
     *arguments: str | Path,
     launcher: str = "mpi",
-    timeout_seconds: float = 180.0,
+    timeout_seconds: float = 280.0,
     environment: Mapping[str, str] | None = None,
 ) -> RankRun:
     """Runs ``python *arguments`` on ``size`` ranks; arguments are a file, or ``"-c"`` or ``"-m"``, and more.

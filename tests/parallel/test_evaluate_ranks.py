@@ -42,12 +42,13 @@ def view2(shared_data, tmp_path_factory):
     return folder, (shared_data / "lfw" / "view2_pairs.txt").read_text().splitlines()
 
 
+@pytest.mark.timeout(900)
 def test_a_published_model_on_two_folds(run_ranks, shared_data, view2, tmp_path):
     """InsightFace's MobileFaceNet on the first two folds of the official list."""
     images, lines = view2
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("\n".join(["2\t300", *lines[1:1201]]) + "\n")
-    result = evaluate_mobilefacenet(run_ranks, shared_data, tmp_path, pairs, images, 2, 280)
+    result = evaluate_mobilefacenet(run_ranks, shared_data, tmp_path, pairs, images, 2, 850)
     assert (result["counts"]["pairs"], result["counts"]["folds"]) == (1200, 2)
     assert abs(100 * result["metrics"]["accuracy"]["value"] - 99.45) <= 0.3
     assert 11.0 < result["metrics"]["XNorm"]["value"] < 11.3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def run_with(run_ranks, faces: Path, tmp_path: Path):
             2, PROGRAM, fault, "--", "--rec", faces, "--models-root", tmp_path, "--network", "toy",
             *("--image-size", "24", "--embedding-size", "16", "--batch-size", "8", "--max-update", "5"),
             *("--lr", "0.0001", "--log-every-updates", "1", *options),
-            launcher=launcher, timeout_seconds=60,
+            launcher=launcher,
         )  # fmt: skip
 
     return run
@@ -36,18 +35,16 @@ def run_with(run_ranks, faces: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("launcher", ["mpi", "gloo"])
 def test_a_rank_that_is_killed_is_named(run_with, launcher: str) -> None:
-    start = time.monotonic()
     run = run_with("kill", launcher=launcher)
     assert run.status != 0, run
     assert re.search(r"error: rank 1 \(.*, process \d+\) is gone; it was last seen at: ", run.stderr), run
-    assert time.monotonic() - start < 60
 
 
 def test_a_rank_that_does_not_come_is_named(run_with) -> None:
-    run = run_with("hang", "--stall-timeout-seconds", "10")
+    run = run_with("hang", "--stall-timeout-seconds", "20")
     assert run.status == exit_status.STALLED, run
     (message,) = re.findall("error: (.*)", run.stderr)
-    assert "rank 0 has waited for more than 10 s in 'trainer.labels' (update 3" in message
+    assert "rank 0 has waited for more than 20 s in 'trainer.labels' (update 3" in message
     assert "these did not come: rank 1 (" in message
     assert "last seen at: update 3, data" in message
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from partial_fc.head.margin import Margin
+from partial_fc.head.margin_softmax import AdaFace, CurricularFace, SVSoftmax
 from partial_fc.testing import LayerCase, compare_with_dense
 
 ARCFACE, COSFACE, COMBINED, ALL_THREE = (
@@ -30,6 +31,10 @@ CASES = {
     "all labels on one rank": LayerCase(23, samples=24, labels=(20, 21, 22), sample_ratio=0.1),
     "scale above 300": LayerCase(23, scale=301.0, sample_ratio=0.5),
     "logits times 1000": LayerCase(23, scale=64_000.0, steps=1),
+    "adaface": LayerCase(23, margin=AdaFace),
+    "curricularface, sampled and filtered": LayerCase(23, margin=CurricularFace, sample_ratio=0.5, filter_cosine=0.2),
+    "sv, sampled": LayerCase(23, margin=SVSoftmax, sample_ratio=0.5),
+    "sampled without the positives": LayerCase(23, margin=COSFACE, sample_ratio=0.5, sampler="uniform"),
 }
 
 
@@ -75,11 +80,13 @@ def test_the_collectives_of_a_step_are_those_documented(results: list[dict[str, 
     samples, embedding_bytes = case.samples, 4 * case.embedding_size
     expected = {
         "head.embeddings": ("all_gather", 1, samples // size * embedding_bytes),
-        "head.softmax_sum": ("all_reduce", 1, 16 * samples),
+        "head.softmax_sum": ("all_reduce", 1, (16 if case.sampler == "pprn" else 24) * samples),
         "head.embedding_gradients": ("reduce_scatter", 1, samples * embedding_bytes),
     }
     if case.scale > 300:
         expected["head.softmax_max"] = ("all_reduce", 1, 8 * samples)
+    if case.margin in (CurricularFace, SVSoftmax):
+        expected["head.target_cosines"] = ("all_reduce", 1, 8 * samples)
     for result in results:
         for traffic in result["traces"][name].traffic:
             assert {key: (entry.kind, entry.calls, entry.bytes) for key, entry in traffic.items()} == expected

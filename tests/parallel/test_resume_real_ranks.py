@@ -41,16 +41,19 @@ def losses_of(models: Path) -> list[tuple[int, float]]:
 
 
 def test_two_ranks_resume_to_the_last_bit(run_ranks, faces: Path, tmp_path: Path) -> None:
-    """The third of 4 updates an epoch is the last; a save lies beside training, too."""
+    """The third of 4 updates an epoch is the last; a save lies beside training, too. All that goes on from update to
+    update goes on: what unsampled centers have missed, and what the margin keeps."""
     for models, stops in (("whole", [UPDATES]), ("parts", [3, UPDATES])):
         for stop in stops:
             more = ("--sample-ratio", "0.5", "--save-every-updates", "2", "--stop-update", str(stop))
+            more += ("--lazy-updates", "--loss", "adaface", "--sample-ratio-steps", "4:0.8")
             run = run_ranks(2, *CONFIG_SH, *options_for(faces, tmp_path / models, *more), environment=PYTHON)
             assert run.status == 0, run
     assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
     found, expected = (next((tmp_path / d).glob(f"*/update-{UPDATES:08d}")) for d in ("parts", "whole"))
     names = {path.name for path in expected.glob("*.params")}
     assert {"centers-1-of-2.params", "backbone-1-of-2.params", "backbone-momentum.params"} <= names
+    assert "centers-updates.params" in names
     for name in names:
         ours, theirs = read_params(found / name), read_params(expected / name)
         for array_name, array in theirs.items():

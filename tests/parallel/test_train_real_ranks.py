@@ -159,7 +159,7 @@ def test_eight_ranks(run_ranks, faces: Path, tmp_path: Path) -> None:
     """horovodrun -np 8 -H localhost:8 bash config.sh"""
     options = options_for(faces, tmp_path, "--batch-size", "4", "--max-update", "2")
     run = run_ranks(
-        8, *CONFIG_SH, *options, launcher="horovodrun", environment=PYTHON, timeout_seconds=240
+        8, *CONFIG_SH, *options, launcher="horovodrun", environment=PYTHON
     )
     assert run.status == 0, run
     assert np.isfinite(losses_of(tmp_path)).all()
@@ -185,7 +185,7 @@ def test_twenty_updates_have_the_losses_that_they_had(run_ranks, tmp_path: Path)
         *("--network", "toy", "--batch-size", "16", "--max-update", "20", "--seed", "1", "--lr", "0.000005"),
         *("--log-every-updates", "1", "--models-root", str(tmp_path / "models")),
     ]
-    run = run_ranks(2, *CONFIG_SH, *options, environment=PYTHON, timeout_seconds=120)
+    run = run_ranks(2, *CONFIG_SH, *options, environment=PYTHON)
     assert run.status == 0, run
     losses = losses_of(tmp_path / "models")
     assert len(losses) == 20

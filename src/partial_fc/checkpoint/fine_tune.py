@@ -19,6 +19,7 @@ import numpy as np
 from partial_fc.backbone import Backbone
 from partial_fc.checkpoint.reader import SavedCheckpoint
 from partial_fc.checkpoint.run_parts import assign
+from partial_fc.checkpoint.settled_rows import SettledRows
 from partial_fc.collectives import Collectives, together
 from partial_fc.data.decode import DecodeError, decode
 from partial_fc.data.source import ImageSource
@@ -130,11 +131,12 @@ class CentersStart:
                     f"the class centers of {checkpoint.directory} have {size} numbers, but --embedding-size is "
                     f"{self.centers.embedding_size}"
                 )
-            missing = self._put_saved(checkpoint)
+            settled = SettledRows(checkpoint.part("centers"))
+            missing = self._put_saved(settled)
             if len(missing):
-                self._put_untouched(checkpoint, missing)
+                self._put_untouched(checkpoint, settled, missing)
 
-    def _put_saved(self, checkpoint: SavedCheckpoint) -> np.ndarray:
+    def _put_saved(self, settled: SettledRows) -> np.ndarray:
         """Puts the rows that were saved; returns this rank's rows, ascending, whose identity had none."""
         old_R = self._own_old()
         row_K = np.flatnonzero(old_R != NEW)
@@ -142,7 +144,7 @@ class CentersStart:
         old_K = old_R[row_K]
         put = np.zeros(len(old_R), bool)
         if len(old_K):
-            for numbers_B, arrays in checkpoint.part("centers").rows(int(old_K[0]), int(old_K[-1]) + 1):
+            for numbers_B, arrays in settled.rows(int(old_K[0]), int(old_K[-1]) + 1):
                 begin, end = np.searchsorted(old_K, [numbers_B[0], numbers_B[-1] + 1])
                 place = np.searchsorted(numbers_B, old_K[begin:end])
                 found = numbers_B[place] == old_K[begin:end]
@@ -153,7 +155,7 @@ class CentersStart:
                     put[rows] = True
         return np.flatnonzero((old_R != NEW) & ~put)
 
-    def _put_untouched(self, checkpoint: SavedCheckpoint, rows: np.ndarray) -> None:
+    def _put_untouched(self, checkpoint: SavedCheckpoint, settled: SettledRows, rows: np.ndarray) -> None:
         """Rows that no update of the other run has touched begin as they began there."""
         config = checkpoint.manifest.description.get("config")
         seed = config.get("seed") if isinstance(config, dict) else None
@@ -163,7 +165,9 @@ class CentersStart:
             )
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[start : start + _ROWS_AT_ONCE]
-            self._put(part, initial_rows(seed, self._own_old()[part], self.centers.embedding_size))
+            old_B = self._own_old()[part]
+            initial_BD = initial_rows(seed, old_B, self.centers.embedding_size)
+            self._put(part, settled.untouched(old_B, initial_BD).arrays["weight"])
 
     def put_new(self, backbone: Backbone, source: ImageSource | None, threads: int) -> int:
         """Gives new identities the mean of their images' embeddings, at the mean length of the old rows.

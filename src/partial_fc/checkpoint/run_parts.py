@@ -10,9 +10,11 @@ import mxnet as mx
 import numpy as np
 
 from partial_fc.backbone import Backbone
+from partial_fc.checkpoint.settled_rows import LAST_UPDATE, check_last_updates, history_state, read_history
 from partial_fc.checkpoint.state import PartState, RowTable, SavedPart
 from partial_fc.data.batch import Loader
 from partial_fc.head.centers import ClassCenters
+from partial_fc.head.decay_history import DecayHistory
 from partial_fc.head.margin_softmax import MarginSoftmax
 from partial_fc.head.row_store import RowStore
 from partial_fc.mixed_precision import LossScale
@@ -113,6 +115,9 @@ class CentersPart:
 
     A row that no update has sampled is a function of the seed and the identity, and costs nothing to save. What the
     margin softmax keeps from batch to batch goes with them; a run with another one begins its own.
+
+    Where unsampled rows move on, what each has missed is saved with it; a run in which they stay gets them up to date.
+    In the other direction, the rows of a run in which they stayed have missed nothing.
     """
 
     centers: ClassCenters
@@ -123,7 +128,9 @@ class CentersPart:
         values: dict[str, Any] = {"classes": self.num_classes, "embedding_size": self.centers.embedding_size}
         if self.margin is not None and self.margin.statistics:
             values["margin"] = dict(self.margin.statistics)
-        return PartState(values, rows=[table_of(store) for store in self.centers.stores])
+        lazy = self.centers.lazy
+        counted, files = history_state(None if lazy is None else lazy.history)
+        return PartState(values | counted, files, rows=[table_of(store) for store in self.centers.stores])
 
     def restore(self, saved: SavedPart) -> None:
         centers, values = self.centers, saved.values
@@ -136,8 +143,14 @@ class CentersPart:
                 )
         if self.margin is not None and values.get("margin", {}).keys() == self.margin.statistics.keys():
             self.margin.keep(values.get("margin", {}))
+        history, lazy = read_history(saved), centers.lazy is not None
+        if lazy or history is not None:
+            centers.follow(history if history is not None else DecayHistory())
         for numbers_B, arrays in saved.rows(centers.first_class, centers.first_class + centers.count):
+            check_last_updates(arrays, history)
             centers.put_rows(numbers_B - centers.first_class, arrays)
+        if not lazy:
+            centers.stop_following()
 
 
 def table_of(store: RowStore) -> RowTable:
@@ -146,7 +159,8 @@ def table_of(store: RowStore) -> RowTable:
     if store.scale_R1 is not None:
         arrays["scale"] = store.scale_R1
     exists_R = store.touched_R if store.untouched else None
-    return RowTable(store.first_class, arrays, exists_R, partial(setattr, store, "before_change"))
+    small = {} if store.last_R is None else {LAST_UPDATE: store.last_R}
+    return RowTable(store.first_class, arrays, exists_R, partial(setattr, store, "before_change"), small)
 
 
 def assign(saved: dict[str, np.ndarray], ours: Named, what: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from partial_fc.checkpoint.directory import (
+    DEPLOYED,
     RunMark,
     partial_directory,
     publish,
@@ -212,7 +213,8 @@ class Checkpointer:
     def _publish(self, save: _Save, manifest: Manifest) -> None:
         if self._publishes:
             manifest.write(save.partial)
-            publish(save.partial, update_directory(self._directory, save.update))
+            deployed = all(name in manifest.files for name in DEPLOYED)  # a head alone has no network
+            publish(save.partial, update_directory(self._directory, save.update), deployed)
             try:
                 remove_old(self._directory, self._run, self._keep)
             except OSError as error:  # the new one is there all the same

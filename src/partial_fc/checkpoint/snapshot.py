@@ -142,6 +142,7 @@ class TableSnapshot:
         widest = max(_row_bytes(array) for array in table.arrays.values())
         self._block_rows = block_rows or max(1, BLOCK_BYTES // widest)
         self._exists_R = None if table.exists_R is None else table.exists_R.copy()
+        self._small = {name: numbers_R.copy() for name, numbers_R in table.small.items()}
         # True where nothing is left to be copied: the row is on its way to the disk, or has no value.
         self._done_R = np.zeros(len(table), bool) if self._exists_R is None else ~self._exists_R
         self._copies: dict[int, list[_Copy]] = defaultdict(list)
@@ -160,7 +161,7 @@ class TableSnapshot:
 
     @property
     def array_names(self) -> list[str]:
-        return list(self._table.arrays)
+        return [*self._table.arrays, *self._small]
 
     def count_blocks(self) -> int:
         """How many blocks have a row that exists."""
@@ -196,7 +197,8 @@ class TableSnapshot:
             if self._exists_R is not None:
                 row_B = row_B[self._exists_R[start:stop]]
             if len(row_B):
-                yield RowBlock(row_B + self._table.first, self._read(number, row_B))
+                small = {name: numbers_R[row_B] for name, numbers_R in self._small.items()}
+                yield RowBlock(row_B + self._table.first, self._read(number, row_B) | small)
 
     def _read(self, number: int, row_B: np.ndarray) -> dict[str, np.ndarray]:
         with self._budget.condition:

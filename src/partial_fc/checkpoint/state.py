@@ -23,6 +23,7 @@ class RowTable:
     Attributes:
         first: global number of row 0.
         arrays: name → (R, …).
+        small: name → (R,), on the host: a number a row, of which a save copies all when it starts.
         exists_R: (R,) bool, which rows have a value; the others are not saved. None: all.
         watch: None: the arrays are copied when a save starts. Else it is called with a function when a save starts and
             with None when that has ended. Between, whoever changes rows calls the function with their numbers in the
@@ -34,6 +35,7 @@ class RowTable:
     arrays: Arrays
     exists_R: np.ndarray | None = None
     watch: Callable[[BeforeChange | None], None] | None = None
+    small: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return next(iter(self.arrays.values())).shape[0]

@@ -19,10 +19,10 @@ from partial_fc.checkpoint.files import Facts, SummedFile, facts_of
 from partial_fc.checkpoint.rank_files import ROW_NUMBERS, rank_file
 from partial_fc.checkpoint.reader import SavedCheckpoint
 from partial_fc.checkpoint.run_parts import NETWORK_FILE, PARAMETERS_FILE
+from partial_fc.checkpoint.settled_rows import SettledRows
 from partial_fc.checkpoint.state import RowBlock
 from partial_fc.head.initialization import initial_rows
 from partial_fc.head.partition import ClassPartition
-from partial_fc.head.stored_rows import momentum_as_float32
 from partial_fc.params_file import ParamsWriter
 
 CENTERS = "centers"
@@ -74,37 +74,41 @@ def classes_of(checkpoint: SavedCheckpoint) -> tuple[int, int]:
 
 
 def dense_blocks(checkpoint: SavedCheckpoint) -> Iterator[RowBlock]:
-    """All C centers in order, ``weight`` and ``momentum`` as float32; those that were never touched as they start."""
+    """All C centers in order, ``weight`` and ``momentum`` as float32, up to date; those never touched as they start."""
     classes, size = classes_of(checkpoint)
     config = checkpoint.manifest.description.get("config")
     seed = config.get("seed") if isinstance(config, dict) else None
     next_row = 0
-    for numbers_B, arrays in checkpoint.part(CENTERS).rows():
-        yield from _untouched(checkpoint, seed, next_row, int(numbers_B[0]), size)
+    settled = SettledRows(checkpoint.part(CENTERS))
+    for numbers_B, arrays in settled.rows():
+        yield from _untouched(checkpoint, settled, seed, next_row, int(numbers_B[0]), size)
         start, stop = int(numbers_B[0]), int(numbers_B[-1]) + 1
         if stop > classes or arrays["weight"].shape != (len(numbers_B), size):
             raise ValueError(f"{checkpoint.directory} holds other rows than {classes} centers of {size} numbers")
-        weight_BD = arrays["weight"].astype(np.float32)
-        momentum_BD = momentum_as_float32(arrays["momentum"], arrays.get("scale"))
         if stop - start != len(numbers_B):
-            ((_, filled),) = _untouched(checkpoint, seed, start, stop, size, stop - start)
-            filled["weight"][numbers_B - start] = weight_BD
-            filled["momentum"][numbers_B - start] = momentum_BD
-            weight_BD, momentum_BD = filled["weight"], filled["momentum"]
-        yield RowBlock(np.arange(start, stop), {"weight": weight_BD, "momentum": momentum_BD})
+            ((_, filled),) = _untouched(checkpoint, settled, seed, start, stop, size, stop - start)
+            for name, values in arrays.items():
+                filled[name][numbers_B - start] = values
+            arrays = filled
+        yield RowBlock(np.arange(start, stop), arrays)
         next_row = stop
-    yield from _untouched(checkpoint, seed, next_row, classes, size)
+    yield from _untouched(checkpoint, settled, seed, next_row, classes, size)
 
 
 def _untouched(
-    checkpoint: SavedCheckpoint, seed: int | None, start: int, stop: int, size: int, step: int = BLOCK_ROWS
+    checkpoint: SavedCheckpoint,
+    settled: SettledRows,
+    seed: int | None,
+    start: int,
+    stop: int,
+    size: int,
+    step: int = BLOCK_ROWS,
 ) -> Iterator[RowBlock]:
     for first in range(start, stop, step):
         if type(seed) is not int:
             raise ValueError(f"{checkpoint.directory} has rows that were never touched, and does not say their seed")
         numbers_B = np.arange(first, min(first + step, stop))
-        weight_BD = initial_rows(seed, numbers_B, size)
-        yield RowBlock(numbers_B, {"weight": weight_BD, "momentum": np.zeros_like(weight_BD)})
+        yield settled.untouched(numbers_B, initial_rows(seed, numbers_B, size))
 
 
 def merge(checkpoint: SavedCheckpoint, output: Path, with_momentum: bool = False) -> int:

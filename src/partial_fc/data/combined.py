@@ -15,7 +15,8 @@ class CombinedSource:
 
     shared_labels = False: the identities of different sources are different people; the labels of each source
     follow on those of the one before it, and C is the sum. True: all sources number one list of identities,
-    and C is the largest. Closing it closes them all. Raises ValueError when there is no source.
+    and C is the largest. A label below 0, of an image without an identity, stays as it is. Closing it closes
+    them all. Raises ValueError when there is no source.
     """
 
     def __init__(self, sources: Sequence[ImageSource], *, shared_labels: bool = False):
@@ -38,7 +39,7 @@ class CombinedSource:
     def read(self, index: int) -> tuple[bytes, int]:
         part = bisect.bisect_right(self._starts, index) - 1
         image_bytes, label = self.sources[part].read(index - self._starts[part])
-        return image_bytes, label + self._first_labels[part]
+        return image_bytes, label if label < 0 else label + self._first_labels[part]
 
     def where(self, index: int) -> str:
         part = bisect.bisect_right(self._starts, index) - 1
@@ -49,8 +50,9 @@ class CombinedSource:
         return self.sources[part].key(index - self._starts[part])
 
     def labels(self) -> np.ndarray:
+        parts = [source.labels() for source in self.sources]
         return np.concatenate(
-            [source.labels() + first for source, first in zip(self.sources, self._first_labels, strict=True)]
+            [np.where(part < 0, part, part + first) for part, first in zip(parts, self._first_labels, strict=True)]
         )
 
     def close(self) -> None:

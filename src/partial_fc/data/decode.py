@@ -81,7 +81,7 @@ def decode(
     if bgr_HWC is None:
         raise DecodeError("does not decode")
     if image_size is not None and bgr_HWC.shape[:2] != image_size:
-        bgr_HWC = _resize(bgr_HWC, image_size)
+        bgr_HWC = resize(bgr_HWC, image_size)
     if not mirror:
         return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB, out_HWC)
     if out_HWC is None:
@@ -91,7 +91,8 @@ def decode(
     return out_HWC
 
 
-def _resize(image_HWC: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+def resize(image_HWC: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """The image at (H, W) pixels, without regard to its proportions: see :func:`decode`."""
     height, width = image_size
     shrinks = image_HWC.shape[0] >= height and image_HWC.shape[1] >= width
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

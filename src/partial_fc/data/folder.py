@@ -14,7 +14,7 @@ from partial_fc.data.image_files import ImageFiles
 
 log = logging.getLogger("partial_fc")
 
-_EXTENSIONS = (b".jpg", b".jpeg", b".png")
+IMAGE_EXTENSIONS = (b".jpg", b".jpeg", b".png")
 
 
 class FolderSource(ImageFiles):
@@ -45,7 +45,7 @@ class FolderSource(ImageFiles):
         label_of = None if classes is None else {name: label for label, name in enumerate(classes)}
         for folder in identity_folders(self._directory):
             files = _entries(os.path.join(self._directory, folder), folders=False)
-            images = [name for name in files if name.lower().endswith(_EXTENSIONS)]
+            images = [name for name in files if name.lower().endswith(IMAGE_EXTENSIONS)]
             others += len(files) - len(images)
             if not images:
                 without_image += 1

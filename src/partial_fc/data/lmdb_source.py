@@ -124,6 +124,7 @@ class LmdbSource:
         if not path.exists():
             raise FileNotFoundError(f"there is no database {path}: give the directory of an LMDB")
         self._list = KeyList(list_path)
+        self.list_path = self._list.path
         try:
             self._environment = _environments.open(path)
         except BaseException:

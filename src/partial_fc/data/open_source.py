@@ -7,11 +7,14 @@
     faces.lmdb a.txt b.txt          an LMDB directory, or a .mdb file, and its key lists: each of these is a set
     faces                           any other directory: a folder of images for each identity
 
+Where images need no identity, a directory whose images do not all lie in folders of it is all images below it.
+
 Training, evaluation and `python -m partial_fc.data` take the same names, by this one function.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,8 +24,11 @@ from partial_fc.data.combined import CombinedSource
 from partial_fc.data.folder import FolderSource, identity_folders
 from partial_fc.data.list_source import ListSource
 from partial_fc.data.lmdb_source import KEY_LIST_NAME, LmdbSource
+from partial_fc.data.plain_folder import PlainFolderSource
 from partial_fc.data.records import RecordSource
 from partial_fc.data.source import ImageSource
+
+log = logging.getLogger("partial_fc")
 
 PATHS_HELP = (
     "a .rec, a directory with train.rec, a .lst, an LMDB directory (its key lists behind it, or keys.txt in it), or a "
@@ -34,13 +40,18 @@ Name = tuple[Path, Path | None]  # what to open, and the key list of a database
 
 
 def open_source(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, shared_labels: bool = False
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    shared_labels: bool = False,
+    needs_identities: bool = True,
 ) -> ImageSource:
     """The images that `paths` name, one set after the other.
 
     shared_labels = False: the identities of different sets are different people, and the labels of each set
     follow on those of the one before it. True: all sets number one list of identities; folders share it by
     the names of their identities, all of which are listed in the order of their bytes.
+
+    needs_identities = False: a folder whose images do not all lie in folders of it is opened as a `PlainFolderSource`.
 
     Memory and time are those of the sources. Raises FileNotFoundError for what is not there, ValueError for
     what is no set of images, and for folders that are to share their labels with sets of numbers.
@@ -50,7 +61,7 @@ def open_source(
     with ExitStack() as opened:
         sources: list[ImageSource] = []
         for path, key_list in names:
-            sources.append(_open(path, key_list, classes))
+            sources.append(_open(path, key_list, classes, needs_identities))
             opened.callback(sources[-1].close)
         source = sources[0] if len(sources) == 1 else CombinedSource(sources, shared_labels=shared_labels)
         opened.pop_all()
@@ -97,10 +108,15 @@ def identity_names(source: ImageSource) -> list[bytes] | None:
     return None
 
 
-def _open(path: Path, key_list: Path | None, classes: list[bytes] | None) -> ImageSource:
+def _open(path: Path, key_list: Path | None, classes: list[bytes] | None, needs_identities: bool) -> ImageSource:
     if key_list is not None:
         return LmdbSource(path, key_list)
     if path.is_dir():
+        if not needs_identities:
+            plain = PlainFolderSource(path)
+            if not plain.is_by_identity:
+                log.info("%s: its images do not all lie in a folder for each identity, and have no label", path)
+                return plain
         return FolderSource(path, classes)
     return ListSource(path) if path.suffix == ".lst" else RecordSource(path)
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -14,11 +15,20 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
     Raises OSError when it cannot be written; nothing is left behind then.
     """
+    with whole_file(path) as file:
+        file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file to fill, on the disk and named `path` at the end of the `with`; an exception removes it.
+
+    Raises OSError when it cannot be written; nothing is left behind then.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode(errors="surrogateescape") if isinstance(content, str) else content
     try:
         with unfinished.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

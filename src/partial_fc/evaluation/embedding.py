@@ -7,7 +7,7 @@ image as it is, its mirror, or both.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -58,13 +58,14 @@ def embed_images(
     embeddings_VND: np.ndarray | None = None
 
     def load(indices: range) -> np.ndarray:
-        return _load_batch(images, indices, image_size, batch_size)
+        return load_batch(lambda index: load_pixels(images, index, image_size), indices, image_size, batch_size)
 
     for first in range(0, len(shares[0]), batches_per_round):  # rank 0 has the longest share
         parts = [share[first : first + batches_per_round] for share in shares]
         own_VND: np.ndarray | None = None
         with together(collectives, f"embed.{name}"):
-            own_VND = _embed_batches(parts[collectives.rank], load, embed, views)
+            embedded = [*embed_batches(parts[collectives.rank], load, embed, views)]
+            own_VND = np.concatenate(embedded, axis=1) if embedded else None
         gathered = collectives.gather_objects(own_VND, f"embeddings.{name}")
         for part, part_VND in zip(parts, gathered, strict=True):
             if part_VND is None:
@@ -116,26 +117,51 @@ def unit_rows(embeddings_ND: np.ndarray) -> np.ndarray:
     return embeddings_ND / norms_N[:, None]
 
 
-def _load_batch(images: Images, indices: range, image_size: int, batch_size: int) -> np.ndarray:
-    """`images_BHWC` of `indices`, filled up with the last one."""
+def embed_batches(
+    batches: Iterable[range],
+    load: Callable[[range], np.ndarray],
+    embed: EmbedFunction,
+    views: Sequence[bool],
+    threads: int = DECODE_THREADS,
+) -> Iterator[np.ndarray]:
+    """`embeddings_VbD` float32 of the b images of each batch, in order, while threads load the next ones.
+
+    Args:
+        batches: the numbers of the images of each.
+        load: `images_BHWC` of a batch, uint8 RGB; B ≥ b, of which those past b fill it up.
+
+    Raises:
+        ValueError: `embed` does not return (B, D); and what `load` raises.
+    """
+    pending: deque[tuple[range, Future[np.ndarray]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        try:
+            for batch in batches:
+                pending.append((batch, pool.submit(load, batch)))
+                if len(pending) > threads:
+                    yield _embed_next(pending, embed, views)
+            while pending:
+                yield _embed_next(pending, embed, views)
+        finally:  # whoever takes no more batches does not wait for those that were begun
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _embed_next(
+    pending: deque[tuple[range, Future[np.ndarray]]], embed: EmbedFunction, views: Sequence[bool]
+) -> np.ndarray:
+    batch, loading = pending.popleft()
+    return _embed_views(embed, loading.result(), views)[:, : len(batch)]
+
+
+def load_batch(
+    pixels: Callable[[int], np.ndarray], indices: range, image_size: int, batch_size: int
+) -> np.ndarray:
+    """`images_BHWC` of `indices`, filled up with the last one; `pixels(index)` gives (S, S, 3)."""
     images_BHWC = np.empty((batch_size, image_size, image_size, 3), np.uint8)
     for place, index in enumerate(indices):
-        images_BHWC[place] = load_pixels(images, index, image_size)
+        images_BHWC[place] = pixels(index)
     images_BHWC[len(indices) :] = images_BHWC[len(indices) - 1]
     return images_BHWC
-
-
-def _embed_batches(
-    batches: Sequence[range], load: Callable[[range], np.ndarray], embed: EmbedFunction, views: Sequence[bool]
-) -> np.ndarray | None:
-    """`embeddings_VND` of the images of `batches`, in order; None when there is no batch."""
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        loaded = _ahead(pool, load, batches)
-        embedded = [
-            _embed_views(embed, images_BHWC, views)[:, : len(indices)]
-            for indices, images_BHWC in zip(batches, loaded, strict=True)
-        ]
-    return np.concatenate(embedded, axis=1) if embedded else None
 
 
 def _embed_views(embed: EmbedFunction, images_BHWC: np.ndarray, views: Sequence[bool]) -> np.ndarray:
@@ -149,16 +175,3 @@ def _embed_views(embed: EmbedFunction, images_BHWC: np.ndarray, views: Sequence[
                 f"it gave the shape {embeddings_BD.shape}"
             )
     return np.stack(embeddings)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, load: Callable[[range], np.ndarray], batches: Sequence[range]
-) -> Iterator[np.ndarray]:
-    """`load` of each of `batches` in order, the next ones being loaded by the pool while one is used."""
-    pending: deque[Future[np.ndarray]] = deque()
-    for indices in batches:
-        pending.append(pool.submit(load, indices))
-        if len(pending) > DECODE_THREADS:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()

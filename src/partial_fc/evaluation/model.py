@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import mxnet as mx
 import numpy as np
@@ -35,18 +36,37 @@ _PASSING = {"_copy", "identity", "Cast", "amp_cast", "transpose", "SwapAxis", "B
 Parameters = Mapping[str, mx.nd.NDArray]
 
 
+class Checkpoint(NamedTuple):
+    """A trained network as it was read.
+
+    Attributes:
+        symbol: from `data` to the embedding.
+        parameters: by their names in the graph.
+        image_size: S.
+        form: of the pixels.
+    """
+
+    symbol: mx.sym.Symbol
+    parameters: Parameters
+    image_size: int
+    form: PixelForm
+
+
 class CheckpointModel:
-    """An MXNet graph with its parameters, for inference on batches of one shape.
+    """An MXNet graph with its parameters, for inference on batches of one shape, or of up to so many images.
 
     B images of a batch, S the input size, D the embedding size. Runs as a CachedOp: an executor without
     gradients goes through MXNet 1.9.1's oneDNN subgraphs, which fail on the second batch of a MobileFaceNet.
 
     Attributes:
         batch_size: B.
+        takes_fewer: whether a batch may have fewer images than B: always.
         image_size: S.
         embedding_size: D.
         form: of the pixels.
     """
+
+    takes_fewer = True
 
     def __init__(
         self,
@@ -71,7 +91,8 @@ class CheckpointModel:
 
     def embed(self, images_BHWC: np.ndarray) -> np.ndarray:
         """`embeddings_BD` float32, as the graph gives them (not normalised), of uint8 RGB (B, S, S, 3)."""
-        assert images_BHWC.shape == (self.batch_size, self.image_size, self.image_size, 3), images_BHWC.shape
+        assert images_BHWC.shape[1:] == (self.image_size, self.image_size, 3), images_BHWC.shape
+        assert 0 < len(images_BHWC) <= self.batch_size, images_BHWC.shape
         if self.form.is_plain:
             pixels = mx.nd.array(images_BHWC, self._context, dtype=np.uint8)  # a quarter of float32's bytes
         else:
@@ -98,6 +119,17 @@ def load_model(
     """
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, but is {batch_size}")
+    symbol, parameters, image_size, form = read_checkpoint(checkpoint, options)
+    try:
+        return CheckpointModel(
+            symbol, parameters, context, batch_size=batch_size, image_size=image_size, form=form
+        )
+    except ValueError as error:
+        raise ValueError(f"the model {checkpoint}: {error}") from error
+
+
+def read_checkpoint(checkpoint: str, options: ModelOptions | None = None) -> Checkpoint:
+    """What `load_model` runs; the same is raised."""
     symbol_path, parameters_path = checkpoint_files(checkpoint)
     graph = load_symbol(symbol_path)
     parameters = _load_parameters(parameters_path)
@@ -108,11 +140,9 @@ def load_model(
         attributes = graph.attr_dict().get("data", {})
         image_size = options.image_size or size_from_attributes(attributes) or _find_image_size(symbol, parameters)
         form = options.over(form_from_attributes(attributes) or PixelForm(said_by=_who_normalises(symbol)))
-        return CheckpointModel(
-            symbol, parameters, context, batch_size=batch_size, image_size=image_size, form=form
-        )
     except ValueError as error:
         raise ValueError(f"the model {checkpoint}: {error}") from error
+    return Checkpoint(symbol, parameters, image_size, form)
 
 
 def checkpoint_files(checkpoint: str) -> tuple[Path, Path]:
@@ -124,7 +154,7 @@ def checkpoint_files(checkpoint: str) -> tuple[Path, Path]:
     """
     prefix, comma, epoch = checkpoint.rpartition(",")
     if not comma or not prefix or not (epoch.isascii() and epoch.isdigit()):
-        form = "PREFIX,EPOCH (such as models/model,0) or as FILE.onnx"
+        form = "PREFIX,EPOCH (such as models/model,0), as the directory of a run or as FILE.onnx"
         raise ValueError(f"a model is given as {form}, not as {checkpoint!r}")
     files = Path(f"{prefix}-symbol.json"), Path(f"{prefix}-{int(epoch):04d}.params")
     for file in files:

@@ -35,7 +35,7 @@ _PASSING = {"Transpose", "Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", 
 
 
 class OnnxModel:
-    """An ONNX file, for inference on batches of one shape.
+    """An ONNX file, for inference on batches of one shape, or of up to so many images.
 
     The input is its only one that is no initialiser, (N, 3, S, S) or (N, S, S, 3); the embedding its only output, or
     the one that is named. Where the file fixes N, that is the batch size. Pixels come as 0 to 255 where the graph
@@ -45,6 +45,7 @@ class OnnxModel:
 
     Attributes:
         batch_size: B.
+        takes_fewer: whether a batch may have fewer images than B: where the file does not fix N.
         image_size: S.
         embedding_size: D.
         form: of the pixels.
@@ -61,7 +62,8 @@ class OnnxModel:
         attributes = self._session.get_modelmeta().custom_metadata_map
         shape = self._find_input()
         self._takes_rows_first = shape[3] == 3 and shape[1] != 3
-        self.batch_size = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else batch_size
+        self.takes_fewer = not (isinstance(shape[0], int) and shape[0] > 0)
+        self.batch_size = batch_size if self.takes_fewer else shape[0]
         self.image_size = self._find_size(shape, options.image_size, size_from_attributes(attributes))
         self.form = options.over(_find_form(graph, self._input, attributes))
         self._output = self._find_output(options.output)
@@ -69,7 +71,8 @@ class OnnxModel:
 
     def embed(self, images_BHWC: np.ndarray) -> np.ndarray:
         """`embeddings_BD` float32, as the graph gives them (not normalised), of uint8 RGB (B, S, S, 3)."""
-        assert images_BHWC.shape == (self.batch_size, self.image_size, self.image_size, 3), images_BHWC.shape
+        assert images_BHWC.shape[1:] == (self.image_size, self.image_size, 3), images_BHWC.shape
+        assert len(images_BHWC) == self.batch_size or (self.takes_fewer and len(images_BHWC) <= self.batch_size)
         return self._run(self.form.apply(images_BHWC)).astype(np.float32, copy=False)
 
     def _run(self, pixels_BHWC: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mxnet as mx
 
+from partial_fc.evaluation.find_model import checkpoint_in
 from partial_fc.evaluation.model import CheckpointModel, checkpoint_files, load_model
 from partial_fc.evaluation.onnx_model import OnnxModel, model_files
 from partial_fc.evaluation.pixel_form import ModelOptions
@@ -16,7 +17,11 @@ from partial_fc.evaluation.pixel_form import ModelOptions
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model as the command line names it: `PREFIX,EPOCH` or `FILE.onnx`, and what the report calls it."""
+    """A model as the command line names it, and what the report calls it.
+
+    Attributes:
+        text: `PREFIX,EPOCH`, `FILE.onnx`, or the directory of a run, of a checkpoint, or of one model's files.
+    """
 
     name: str
     text: str
@@ -25,17 +30,21 @@ class ModelName:
     def is_onnx(self) -> bool:
         return self.text.lower().endswith(".onnx")
 
+    def checkpoint(self) -> str:
+        """`PREFIX,EPOCH`, of an MXNet model. Raises as :func:`checkpoint_in` for a directory."""
+        return checkpoint_in(Path(self.text)) if Path(self.text).is_dir() else self.text
+
     def files(self) -> list[Path]:
         """All its files. Raises ValueError or OSError where one is not there or not what it should be."""
         if not self.is_onnx:
-            return list(checkpoint_files(self.text))
+            return list(checkpoint_files(self.checkpoint()))
         if not Path(self.text).is_file():
             raise FileNotFoundError(f"{self.text} is not there: give the path of an ONNX file")
         return model_files(Path(self.text))
 
 
 def parse_models(texts: list[str]) -> list[ModelName]:
-    """`[NAME=]PREFIX,EPOCH` or `[NAME=]FILE.onnx` each; NAME is the last parts of the path that tell them apart.
+    """`[NAME=]MODEL` each, MODEL a text of :class:`ModelName`; NAME is the last parts of its path that tell them apart.
 
     Raises:
         ValueError: two models have one name.
@@ -64,7 +73,7 @@ def open_model(
     if model.is_onnx:
         model.files()
         return OnnxModel(Path(model.text), batch_size, options, context.device_id)
-    return load_model(model.text, context, batch_size, options)
+    return load_model(model.checkpoint(), context, batch_size, options)
 
 
 def model_digest(model: ModelName, opened: CheckpointModel | OnnxModel, output: str | None) -> str:

@@ -14,7 +14,9 @@ import numpy as np
 
 from partial_fc.center_storage import Storage
 from partial_fc.head.buffers import Buffers
+from partial_fc.head.decay_history import DecayHistory
 from partial_fc.head.kernels import RowKernels, UpdateRule
+from partial_fc.head.lazy_updates import LazyUpdates
 from partial_fc.head.row_store import RowStore, make_stores
 from partial_fc.head.stored_rows import put_rows
 
@@ -29,6 +31,7 @@ class CenterBlock:
         first: the block's first column among the step's S sampled classes.
         size: B.
         numbers: their numbers once more, on the host: a slice, or (B,) int64.
+        factors_B4: what brings them up to date, float32 with the store; None where they have missed no update.
     """
 
     store: RowStore
@@ -36,6 +39,7 @@ class CenterBlock:
     first: int
     size: int
     numbers: slice | np.ndarray
+    factors_B4: mx.nd.NDArray | None = None
 
     @cached_property
     def part(self) -> RowStore:
@@ -70,6 +74,10 @@ class ClassCenters:
         kernels: the work on stored rows.
         block_rows: the most rows of one block.
         rank: goes into the names of files.
+
+    Attributes:
+        lazy: what the rows have missed, where those that are not sampled move on by momentum and weight decay; else
+            None.
 
     Raises:
         ValueError: a size below 1.
@@ -113,6 +121,27 @@ class ClassCenters:
         plain = storage.weight == storage.momentum == "float32"
         self._in_place = plain and storage.tier == "device"
         self._all_blocks: list[CenterBlock] | None = None  # of a step on all rows: the same each time
+        self.lazy: LazyUpdates | None = None
+
+    def follow(self, history: DecayHistory) -> None:
+        """From now on rows that are not sampled move on; none has had an update of the history yet."""
+        self.lazy = LazyUpdates(self.stores, history)
+
+    def stop_following(self) -> None:
+        """Brings every row up to date; from now on those that are not sampled stay as they are."""
+        self.settle_all()
+        for store in self.stores:
+            store.last_R = None
+        self.lazy = None
+
+    def settle_all(self) -> None:
+        """Brings every row up to date where it is stored: for whoever reads them all, between two steps.
+
+        Nothing to do where unsampled rows stay as they are.
+        """
+        if self.lazy is not None:
+            self.initialize_all()
+            self.lazy.settle_all()
 
     def initialize_all(self) -> None:
         """Gives every row that no step has touched its initial value: before the rows are saved."""
@@ -127,7 +156,7 @@ class ClassCenters:
         Args:
             rows_S: (S,) int64, ascending and distinct rows of this rank.
         """
-        everything = len(rows_S) == self.count
+        everything = len(rows_S) == self.count and not (self.lazy is not None and self.lazy.any_missed())
         if everything and self._all_blocks is not None:
             return self._all_blocks
         blocks: list[CenterBlock] = []
@@ -144,20 +173,25 @@ class ClassCenters:
         new = store.first_touched(rows)
         if len(new):
             self._kernels.initialize(store, new)
+        missed = None if self.lazy is None else self.lazy.missed(store, rows)
+        in_place = self._in_place and missed is None
+        stored_on = store.weight_RD.context
+        factors = None if missed is None else mx.nd.array(missed, ctx=stored_on, dtype="float32")
         stored_rows: mx.nd.NDArray | None = None
         for begin in range(0, len(rows), self._block_rows):
             end = min(begin + self._block_rows, len(rows))
             start, stop = int(rows[begin]), int(rows[end - 1]) + 1
-            if self._in_place and stop - start == end - begin:
+            if in_place and stop - start == end - begin:
                 part = slice(start, stop)
                 yield CenterBlock(store, part, first + begin, end - begin, part)
                 continue
             if stored_rows is None:
-                stored_rows = mx.nd.array(rows, ctx=store.weight_RD.context, dtype="int64")
-            yield CenterBlock(store, stored_rows[begin:end], first + begin, end - begin, rows[begin:end])
+                stored_rows = mx.nd.array(rows, ctx=stored_on, dtype="int64")
+            part, factors_B4 = stored_rows[begin:end], None if factors is None else factors[begin:end]
+            yield CenterBlock(store, part, first + begin, end - begin, rows[begin:end], factors_B4)
 
     def load(self, block: CenterBlock, slot: int) -> LoadedBlock:
-        """Gives the block's rows to the device that computes, and returns without waiting for them.
+        """Gives the block's rows, up to date, to the device that computes, and returns without waiting for them.
 
         Args:
             slot: which piece of memory a copy goes to; what was loaded to it before is lost.
@@ -168,7 +202,7 @@ class ClassCenters:
         shape = (block.size, self.embedding_size)
         weight_BD = self._host_buffers.get("weight", slot, shape)
         inverse_norm_B = self._host_buffers.get("inverse norm", slot, shape[:1])
-        self._kernels.gather(store, block.rows, weight_BD, inverse_norm_B)
+        self._kernels.gather(store, block.rows, weight_BD, inverse_norm_B, block.factors_B4)
         if weight_BD.context == self._context:
             return LoadedBlock(weight_BD, inverse_norm_B)
         loaded = LoadedBlock(
@@ -197,7 +231,12 @@ class ClassCenters:
         arrays = (loaded.weight_BD, gradient_BD, projection_B)
         current_BD, gradient_BD, projection_B = (array.as_in_context(stored_on) for array in arrays)
         store, rows = (block.part, slice(0, block.size)) if isinstance(block.rows, slice) else (block.store, block.rows)
-        self._kernels.update(store, rows, current_BD, gradient_BD, projection_B, rule)
+        self._kernels.update(store, rows, current_BD, gradient_BD, projection_B, rule, block.factors_B4)
+
+    def updated(self, rows_S: np.ndarray, rule: UpdateRule) -> None:
+        """All blocks of a step have been updated: ``rows_S`` as :meth:`blocks` got them."""
+        if self.lazy is not None:
+            self.lazy.updated(rows_S, rule.decay, rule.momentum)
 
     def lengths(self, rows_B: np.ndarray) -> np.ndarray:
         """|w| of rows that have a value, (B,) float64; 0 for a row of zeros."""
@@ -215,7 +254,8 @@ class ClassCenters:
         Args:
             rows_B: (B,) int64, ascending rows of this rank.
             arrays: ``weight`` (B, D); ``momentum`` (B, D), zeros where it is not there; ``scale`` (B, 1) of an int8
-                momentum; ``inverse_norm`` (B,), which is computed where it is not there or the types differ.
+                momentum; ``inverse_norm`` (B,), which is computed where it is not there or the types differ;
+                ``last_update`` (B,), how many updates the row has had: all where it is not there.
 
         Raises:
             ValueError: the shapes do not fit.
@@ -225,7 +265,9 @@ class ClassCenters:
             if name in arrays and arrays[name].shape != (len(rows_B), d):
                 shape = arrays[name].shape
                 raise ValueError(f"the saved {name} of class centers has the shape {shape}, not (rows, {d})")
-        for name in ("inverse_norm", "scale"):
+        if self.lazy is not None and "last_update" not in arrays:
+            arrays = arrays | {"last_update": np.full(len(rows_B), len(self.lazy.history), np.int32)}
+        for name in ("inverse_norm", "scale", "last_update"):
             if name in arrays and arrays[name].size != len(rows_B):
                 raise ValueError(f"the saved {name} of class centers has not one number a row")
         for store in self.stores:

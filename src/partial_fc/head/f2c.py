@@ -34,7 +34,11 @@ from partial_fc.head.f2c_outliers import Outliers, OutlierSearch, hard_negatives
 from partial_fc.head.f2c_softmax import BothSoftmaxes, merge_both
 from partial_fc.head.kernels import BlockTargets, SoftmaxState, TargetColumns
 from partial_fc.head.kernels.select import select_kernels
+from partial_fc.head.layer import Labels, Layer, as_float32
+from partial_fc.head.margin import Margin
+from partial_fc.head.margin_names import f2c_margin_of
 from partial_fc.head.normalization import normalize, through_normalization
+from partial_fc.horovod_collectives import current
 
 nd = mx.nd
 
@@ -61,19 +65,39 @@ class _Pass:
 class F2C:
     """The head of one rank.
 
-    A step makes two passes, each ``forward``, ``backward`` and then ``rollback`` or ``keep``; every rank makes the
-    same calls. Collectives of a pass: one all-gather of both embeddings (8·B·D bytes sent), one all-reduce of 4N
-    float64, one all-gather of 2·N·k float32 when a sample is out of the pool, one reduce-scatter of the embeddings'
-    gradient (4·N·D bytes), and for a margin with hard negatives an all-reduce of 2N float64 before the others.
+    In a network and a loop of one's own, on one rank or on all those that Horovod has (docs/layer.md)::
+
+        gallery = Gallery.of_block(net, momentum=0.99)      # the second network, which follows net
+        head = F2C(slots, 128)
+        for x, x_label, y, y_label in pairs:                # y: other images, for the most part of the same identities
+            gallery.follow()
+            with autograd.record():
+                loss = head(net(x), x_label, gallery(y), y_label) + head(net(y), y_label, gallery(x), x_label)
+            loss.backward()
+            trainer.step(1 / hvd.size())    # the sum over ranks, where Horovod's own is the mean
+            head.step()
+
+    A training loop of this project's own takes a step apart: two passes, each ``forward``, ``backward`` and then
+    ``rollback`` or ``keep``; every rank makes the same calls. Collectives of a pass: one all-gather of both embeddings
+    (8·B·D bytes sent), one all-reduce of 4N float64, one all-gather of 2·N·k float32 when a sample is out of the pool,
+    one reduce-scatter of the embeddings' gradient (4·N·D bytes), and for a margin with hard negatives an all-reduce of
+    2N float64 before the others.
 
     Args:
-        pool: the rank's part of the class pool.
-        collectives: the ranks.
-        margin: of the samples in the pool.
+        slots: Q.
+        embedding_size: D.
+        collectives: the ranks; those of Horovod's run where none are given, or one process.
+        margin: of the samples in the pool, or its name: ``cosface``, ``arcface``, ``combined``, ``sv``.
         scale: s.
+        seed: decides the directions of slots never used.
+        context: the device that computes.
         kernels: the form of the element-wise work: ``auto``, ``C`` or ``NDArray``.
         block_slots: the most slots that are worked on at once.
         keep_logits: False computes the logits of each block again in the backward pass: memory for one block's alone.
+
+    Attributes:
+        pool: the rank's part of the class pool.
+        update: the steps made by :meth:`step`.
 
     Raises:
         ValueError: a value out of its range.
@@ -81,11 +105,14 @@ class F2C:
 
     def __init__(
         self,
-        pool: ClassPool,
-        collectives: Collectives,
+        slots: int,
+        embedding_size: int,
+        collectives: Collectives | None = None,
         *,
-        margin: F2CMargin,
+        margin: F2CMargin | Margin | str = "cosface",
         scale: float = 32.0,
+        seed: int = 0,
+        context: mx.Context | None = None,
         kernels: str = "auto",
         block_slots: int = DEFAULT_BLOCK_SLOTS,
         keep_logits: bool = True,
@@ -94,11 +121,16 @@ class F2C:
             raise ValueError(f"the scale of the logits must be finite and positive, but is {scale}")
         if block_slots < 1:
             raise ValueError(f"a block of logits must hold at least 1 slot, but block_slots is {block_slots}")
-        self.pool = pool
-        self.margin = margin
+        collectives = collectives if collectives is not None else current()
+        self._context = context if context is not None else mx.cpu()
+        self.pool = pool = ClassPool(
+            slots, embedding_size, rank=collectives.rank, ranks=collectives.size, seed=seed, context=self._context
+        )
+        self.margin = f2c_margin_of(margin)
         self.scale = scale
+        self.seed = seed
+        self.update = 0
         self._collectives = collectives
-        self._context = pool.context
         self._kernels, _ = select_kernels(kernels, self._context, self._context)
         self._block_slots = block_slots
         self._keeps_logits = keep_logits
@@ -106,6 +138,73 @@ class F2C:
         self._buffers = Buffers(self._context)
         self._ones = nd.array(np.ones(min(block_slots, pool.slots)), ctx=self._context)
         self._pending: _Pass | None = None
+        self._layer = Layer("F2C", embedding_size, self._context, collectives)
+        self._on_trial = False  # a call of the layer has updated the pool, and step() may keep that
+
+    def __call__(
+        self, probe_BD: nd.NDArray, probe_label_B: Labels, gallery_BD: nd.NDArray, gallery_label_B: Labels
+    ) -> nd.NDArray:
+        """The loss of one pass over the global batch, for ``backward()`` where autograd records, and :meth:`step`.
+
+        The gallery's embeddings update the pool on trial: the next call takes that back, and :meth:`step` keeps it. So
+        two calls before a step, in which probe and gallery change roles, are the two passes of the method. Where
+        autograd does not record, the pool is at once as before.
+
+        Every rank makes the same calls, with as many embeddings each. One all-gather of the labels more than a pass
+        of a training step has.
+
+        Args:
+            probe_BD, gallery_BD: (B, D) of any length and of any floating type, on the head's device. No gradient
+                goes to the gallery's.
+            probe_label_B, gallery_label_B: (B,) whole numbers in [0, 2⁶³), the identities of each.
+
+        Returns:
+            (1,) float32, the loss, the same on every rank. Its gradient by this rank's probe embeddings is complete,
+            so that those by the network's parameters are parts of a sum over ranks. Where it is not finite, so is no
+            gradient: skip the network's update, on every rank alike.
+
+        Raises:
+            ValueError: arguments of other shapes, labels that are none, more identities than slots; on every rank.
+        """
+        self.forget()
+        probe_N, gallery_N = self._layer.share([probe_BD, gallery_BD], [probe_label_B, gallery_label_B])
+        recorded, gradient_BD = mx.autograd.is_recording(), None
+        with mx.autograd.pause():
+            loss = self.forward(as_float32(probe_BD), as_float32(gallery_BD), probe_N, gallery_N)
+            self._on_trial = recorded and math.isfinite(loss)
+            if self._on_trial:
+                gradient_BD = self.backward()
+            else:
+                self.rollback()
+        return self._layer.loss(loss, probe_BD, gradient_BD, recorded)
+
+    def step(self) -> bool:
+        """Keeps the update of the pool that the last call made. No collective.
+
+        Returns:
+            Whether it did: not where the loss is not finite, which is so on every rank or on none.
+
+        Raises:
+            ValueError: no call, or no ``backward()``, since the last step.
+        """
+        self._layer.take_weight()
+        self.update += 1
+        kept, self._on_trial = self._on_trial, False
+        if kept:
+            self.keep()
+        return kept
+
+    def forget(self) -> None:
+        """Drops what the last call left: the pool is as before it, and no step belongs to it any more."""
+        self._layer.forget()
+        if self._on_trial:
+            self._on_trial = False
+            self.rollback()
+
+    @property
+    def collectives(self) -> Collectives:
+        """The ranks."""
+        return self._collectives
 
     @property
     def kernels_name(self) -> str:

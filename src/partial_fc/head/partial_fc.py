@@ -23,14 +23,18 @@ from partial_fc.collectives import Collectives
 from partial_fc.head import matmul
 from partial_fc.head.buffers import Buffers
 from partial_fc.head.centers import CenterBlock, ClassCenters, LoadedBlock
+from partial_fc.head.decay_history import DecayHistory
 from partial_fc.head.kernels import BlockTargets, NegativeRule, SoftmaxState, TargetColumns, UpdateRule
 from partial_fc.head.kernels.select import select_kernels
+from partial_fc.head.layer import Labels, Layer, as_float32, check_loss_scale, check_rate
 from partial_fc.head.margin import Margin
+from partial_fc.head.margin_names import margin_of
 from partial_fc.head.margin_softmax import BatchMargin, MarginSoftmax, as_margin_softmax
 from partial_fc.head.normalization import normalize, through_normalization
 from partial_fc.head.partition import ClassPartition
 from partial_fc.head.sampler import SAMPLERS, RatioSchedule, sample_rows
 from partial_fc.head.softmax import MergedSoftmax, merge_softmax
+from partial_fc.horovod_collectives import current
 
 DEFAULT_BLOCK_ROWS = 1024
 
@@ -70,16 +74,31 @@ class _Forward:
 class PartialFC:
     """The classification layer of one rank.
 
-    A step is ``sample`` (as soon as the labels are known, beside the backbone's forward pass), ``forward`` and
-    ``backward``. Every rank makes the same calls. Collectives: one all-gather of the embeddings (4·B·D bytes sent),
-    one all-reduce of 2N float64, one reduce-scatter of the embeddings' gradient (4·N·D bytes); for a margin softmax
-    that looks at the targets of all ranks an all-reduce of N float64 before the others.
+    In a network and a loop of one's own, on one rank or on all those that Horovod has (docs/layer.md)::
+
+        net = gluon.model_zoo.vision.mobilenet_v2_1_0(classes=128)     # any network: (B, D) from a batch
+        net.initialize(mx.init.Xavier())
+        trainer = hvd.DistributedTrainer(net.collect_params(), "sgd", {"learning_rate": 0.1, "momentum": 0.9})
+        head = PartialFC(num_classes, 128, margin="arcface", sample_ratio=0.1, learning_rate=0.1)
+        for image, label in batches:
+            with autograd.record():
+                loss = head(net(image), label)
+            loss.backward()
+            trainer.step(1 / hvd.size())    # the sum over ranks, where Horovod's own is the mean
+            head.step()
+
+    A training loop of this project's own takes a step apart: ``sample`` (as soon as the labels are known, beside the
+    backbone's forward pass), ``forward`` and ``backward``. Every rank makes the same calls. Collectives: one all-gather
+    of the embeddings (4·B·D bytes sent), one all-reduce of 2N float64, one reduce-scatter of the embeddings' gradient
+    (4·N·D bytes); for a margin softmax that looks at the targets of all ranks an all-reduce of N float64 before the
+    others.
 
     Args:
         num_classes: C.
         embedding_size: D.
-        collectives: the ranks.
-        margin: from the target's cosine to its logit, or a margin softmax that looks at the batch.
+        collectives: the ranks; those of Horovod's run where none are given, or one process.
+        margin: from the target's cosine to its logit, or a margin softmax that looks at the batch; or the name of one:
+            ``cosface``, ``arcface``, ``combined``, ``sv``, ``adaface``, ``curricularface``.
         scale: s, the logits' scale.
         sample_ratio: r in (0, 1], the share of its classes that a rank samples each step.
         sample_ratio_steps: (update, ratio), from which updates on the ratio is another one.
@@ -87,7 +106,8 @@ class PartialFC:
             not drawn has no part in the loss then. For comparison: it learns less.
         filter_cosine: negatives whose cosine is above it are left out of the softmax, as what noisy labels make of an
             identity (An et al., "Killing Two Birds with One Stone", CVPR 2022, arXiv 2203.15565: 0.4). None: no filter.
-        momentum, weight_decay: of the centers' SGD, on sampled rows only.
+        learning_rate: η of the centers' SGD, for :meth:`step`.
+        momentum, weight_decay: of the same, on sampled rows; see ``lazy_updates`` for the others.
         seed: decides the initial centers and the negatives.
         context: the device that computes.
         storage: where and as what the centers are kept.
@@ -96,6 +116,11 @@ class PartialFC:
         logits_chunk: None keeps the logits of all sampled classes, N·S float32, from the forward to the backward
             pass. A number keeps those of so many classes alone and computes them again (arXiv 2411.09009): one
             matrix product more, and memory that does not grow with the classes.
+        lazy_updates: class centers that are not sampled move on by momentum and weight decay, as in the dense update,
+            computed when they are next sampled. Otherwise they stay as they are, as in the paper.
+
+    Attributes:
+        update: the steps made by :meth:`step`, which decides the negatives of the next one.
 
     Raises:
         ValueError: a value out of its range.
@@ -105,14 +130,15 @@ class PartialFC:
         self,
         num_classes: int,
         embedding_size: int,
-        collectives: Collectives,
+        collectives: Collectives | None = None,
         *,
-        margin: Margin | MarginSoftmax,
+        margin: Margin | MarginSoftmax | str = "cosface",
         scale: float = 64.0,
         sample_ratio: float = 1.0,
         sample_ratio_steps: Sequence[tuple[int, float]] = (),
         sampler: str = "pprn",
         filter_cosine: float | None = None,
+        learning_rate: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         seed: int = 0,
@@ -121,9 +147,10 @@ class PartialFC:
         kernels: str = "auto",
         block_rows: int = DEFAULT_BLOCK_ROWS,
         logits_chunk: int | None = None,
+        lazy_updates: bool = False,
     ) -> None:
         ratios = RatioSchedule(sample_ratio, sample_ratio_steps)
-        margin_softmax = as_margin_softmax(margin)
+        margin_softmax = as_margin_softmax(margin_of(margin))
         if sampler not in SAMPLERS:
             raise ValueError(f"the sampler must be one of {', '.join(SAMPLERS)}, but is {sampler!r}")
         if sampler == "uniform" and margin_softmax.needs_targets:
@@ -135,6 +162,7 @@ class PartialFC:
             raise ValueError(f"the scale of the logits must be finite and positive, but is {scale}")
         if logits_chunk is not None and logits_chunk < 1:
             raise ValueError(f"a chunk of logits must hold at least 1 class, but logits_chunk is {logits_chunk}")
+        collectives = collectives if collectives is not None else current()
         self.partition = ClassPartition(num_classes, collectives.size)
         self.margin = margin_softmax
         self.scale = scale
@@ -143,6 +171,8 @@ class PartialFC:
         self._sampler = sampler
         self.momentum = momentum
         self.weight_decay = weight_decay
+        self.learning_rate = check_rate(learning_rate)
+        self.update = 0
         self._seed = seed
         self._collectives = collectives
         self._context = context if context is not None else mx.cpu()
@@ -162,8 +192,84 @@ class PartialFC:
             block_rows=block_rows if logits_chunk is None else logits_chunk,
             rank=collectives.rank,
         )
+        if lazy_updates:
+            self.centers.follow(DecayHistory())
         self._buffers = Buffers(self._context)
         self._pending: _Forward | None = None
+        self._layer = Layer("PartialFC", embedding_size, self._context, collectives)
+
+    def __call__(self, embedding_BD: mx.nd.NDArray, label_B: Labels) -> mx.nd.NDArray:
+        """The loss of the global batch, for ``backward()`` where autograd records, and then :meth:`step`.
+
+        Every rank makes the same calls, with as many embeddings each. One all-gather of the labels more than a
+        training step has; it does not wait for the network. A call replaces what the one before left.
+
+        Where autograd does not record, the loss is all there is: of the same classes as in the next step.
+
+        Args:
+            embedding_BD: (B, D) of any length and of any floating type, on the head's device.
+            label_B: (B,) whole numbers in [0, C).
+
+        Returns:
+            (1,) float32, the mean cross-entropy over the N samples in nats, the same on every rank. Its gradient by
+            this rank's embeddings is complete, so that those by the network's parameters are parts of a sum over
+            ranks. Where it is not finite, so is no gradient: skip the network's update, on every rank alike.
+
+        Raises:
+            ValueError: arguments of other shapes, a label outside [0, C); on every rank.
+        """
+        self.forget()
+        (label_N,) = self._layer.share([embedding_BD], [label_B])
+        recorded, gradient_BD = mx.autograd.is_recording(), None
+        with mx.autograd.pause():
+            loss = self.forward(as_float32(embedding_BD), self.sample(label_N, self.update))
+            if recorded and math.isfinite(loss):
+                gradient_BD = self.embedding_gradient()
+            else:
+                self._pending = None
+        return self._layer.loss(loss, embedding_BD, gradient_BD, recorded)
+
+    def step(self, learning_rate: float | None = None, *, loss_scale: float = 1.0) -> bool:
+        """Updates the sampled centers by the gradient of what ``backward()`` was called on. No collective.
+
+        Args:
+            learning_rate: η of this step; :attr:`learning_rate` where it is not given.
+            loss_scale: what the loss was multiplied by against an underflow (AMP); the gradient is divided by it.
+
+        Returns:
+            Whether they were: not where the loss or its gradient is not finite, which is so on every rank or on none.
+
+        Raises:
+            ValueError: no call, or no ``backward()``, since the last step; a value out of its range.
+        """
+        learning_rate = self.learning_rate if learning_rate is None else check_rate(learning_rate)
+        loss_scale = check_loss_scale(loss_scale)
+        weight = self._layer.take_weight() / loss_scale
+        self.update += 1
+        if self._pending is None or not math.isfinite(weight):
+            self._pending = None
+            return False
+        self.update_centers(learning_rate, weight)
+        return True
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Sets η of the steps to come, as Gluon's Trainer does."""
+        self.learning_rate = check_rate(learning_rate)
+
+    def forget(self) -> None:
+        """Drops what the last call left: no step belongs to it any more."""
+        self._pending = None
+        self._layer.forget()
+
+    @property
+    def collectives(self) -> Collectives:
+        """The ranks."""
+        return self._collectives
+
+    @property
+    def seed(self) -> int:
+        """What decides the initial centers and the negatives."""
+        return self._seed
 
     @property
     def kernels_name(self) -> str:
@@ -251,41 +357,96 @@ class PartialFC:
         """
         pending, self._pending = self._pending, None
         assert pending is not None and math.isfinite(pending.softmax.loss)
+        return self._embedding_gradient(pending, self._update_rule(pending, learning_rate))
+
+    def embedding_gradient(self) -> mx.nd.NDArray:
+        """What :meth:`backward` gives, with the centers as they were: :meth:`update_centers` may follow, once.
+
+        Together they take more time than :meth:`backward`, which has both products of a block at once.
+        """
+        assert self._pending is not None and math.isfinite(self._pending.softmax.loss)
+        return self._embedding_gradient(self._pending, None)
+
+    def update_centers(self, learning_rate: float, gradient_scale: float = 1.0) -> None:
+        """Updates the sampled centers, after :meth:`embedding_gradient`.
+
+        Args:
+            learning_rate: η.
+            gradient_scale: what the gradient of the loss is multiplied by; weight decay is not.
+        """
+        pending, self._pending = self._pending, None
+        assert pending is not None
         sample, (n, d) = pending.sample, pending.unit_ND.shape
-        samples = max(pending.softmax.samples, 1)
-        self.margin.keep(pending.margin.statistics)
-        excess_N = self._on_device(pending.softmax.lse_N - pending.state.max_N.asnumpy())
-        target_gradient_N = self._on_device(pending.softmax.target_gradient_N)
-        scaled_ND = None if self._keeps_logits else pending.unit_ND * self.scale
-        rule = self._update_rule(learning_rate, samples, sample.update)
+        rule = self._update_rule(pending, learning_rate, gradient_scale)
+        slopes = None if self._keeps_logits else self._slopes(pending)
+        transposed_DN = mx.nd.transpose(pending.unit_ND, out=self._buffers.get("transposed", 0, (d, n)))
+        for number, block in enumerate(sample.blocks):
+            loaded = self._loaded(sample, number)
+            logits_NB, projection_B = self._logits_buffer(number, n, block), self._projection_buffer(number, block)
+            if slopes is not None:
+                self._to_coefficients(pending, slopes, block, loaded, logits_NB, projection_B)
+            gradient_BD = self._buffers.get("weight gradient", 0, (block.size, d))
+            transposed_BN = self._buffers.get("transposed", 1, (block.size, n))
+            matmul.weight_gradient(logits_NB, transposed_DN, transposed_BN, gradient_BD)
+            self.centers.update(block, loaded, gradient_BD, projection_B, rule)
+        self._updated(pending, rule)
+
+    def _embedding_gradient(self, pending: _Forward, rule: UpdateRule | None) -> mx.nd.NDArray:
+        """The gradient by this rank's embeddings; with a rule the centers are updated on the way, block by block."""
+        sample, (n, d) = pending.sample, pending.unit_ND.shape
+        slopes = self._slopes(pending)
         unit_gradient_ND = mx.nd.zeros((n, d), ctx=self._context)
         part_ND = self._buffers.get("unit gradient", 0, (n, d))
         for number, block in enumerate(sample.blocks):
             loaded = self._loaded(sample, number)
-            logits_NB = self._logits_buffer(number, n, block)
-            if scaled_ND is not None:
-                matmul.logits(scaled_ND, loaded.weight_BD, logits_NB)
-            targets = BlockTargets(sample.columns, block.first, block.size)
-            projection_B = self._buffers.get("projection", 0, (block.size,))
-            self._kernels.backward(
-                logits_NB,
-                loaded.inverse_norm_B,
-                targets,
-                pending.state,
-                excess_N,
-                target_gradient_N,
-                projection_B,
-                raw=scaled_ND is not None,
-                negatives=pending.negatives,
-            )
+            logits_NB, projection_B = self._logits_buffer(number, n, block), self._projection_buffer(number, block)
+            self._to_coefficients(pending, slopes, block, loaded, logits_NB, projection_B)
+            if rule is None:
+                transposed_DB = self._buffers.get("transposed", 1, (d, block.size))
+                matmul.x_gradient(logits_NB, loaded.weight_BD, transposed_DB, part_ND)
+                unit_gradient_ND += part_ND
+                continue
             gradient_BD = self._buffers.get("weight gradient", 0, (block.size, d))
             matmul.gradients(logits_NB, pending.unit_ND, loaded.weight_BD, part_ND, gradient_BD)
             unit_gradient_ND += part_ND
             self.centers.update(block, loaded, gradient_BD, projection_B, rule)
-        unit_gradient_ND *= self.scale / samples
+        if rule is not None:
+            self._updated(pending, rule)
+        unit_gradient_ND *= self.scale / max(pending.softmax.samples, 1)
         own_BD = self._collectives.reduce_scatter(unit_gradient_ND, "head.embedding_gradients")
         own = slice(self._collectives.rank * own_BD.shape[0], (self._collectives.rank + 1) * own_BD.shape[0])
         return through_normalization(own_BD, pending.unit_ND[own], pending.inverse_norm_N1[own])
+
+    def _slopes(self, pending: _Forward) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray | None]:
+        """What turns a block's logits into coefficients; with what the logits are made of where they were not kept."""
+        excess_N = self._on_device(pending.softmax.lse_N - pending.state.max_N.asnumpy())
+        target_gradient_N = self._on_device(pending.softmax.target_gradient_N)
+        return excess_N, target_gradient_N, None if self._keeps_logits else pending.unit_ND * self.scale
+
+    def _to_coefficients(
+        self,
+        pending: _Forward,
+        slopes: tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray | None],
+        block: CenterBlock,
+        loaded: LoadedBlock,
+        logits_NB: mx.nd.NDArray,
+        projection_B: mx.nd.NDArray,
+    ) -> None:
+        """From a block's logits to (N/s)·d loss / d (cosine · |w|) in place, and its classes' projections."""
+        excess_N, target_gradient_N, scaled_ND = slopes
+        if scaled_ND is not None:
+            matmul.logits(scaled_ND, loaded.weight_BD, logits_NB)
+        self._kernels.backward(
+            logits_NB,
+            loaded.inverse_norm_B,
+            BlockTargets(pending.sample.columns, block.first, block.size),
+            pending.state,
+            excess_N,
+            target_gradient_N,
+            projection_B,
+            raw=scaled_ND is not None,
+            negatives=pending.negatives,
+        )
 
     def _loaded(self, sample: SampledClasses, number: int) -> LoadedBlock:
         """A block's rows: those on the way since the labels were known, or loaded now, where the last but one were."""
@@ -335,10 +496,19 @@ class PartialFC:
     def _logits_buffer(self, number: int, n: int, block: CenterBlock) -> mx.nd.NDArray:
         return self._buffers.get("logits", number if self._keeps_logits else 0, (n, block.size))
 
-    def _update_rule(self, learning_rate: float, n: int, update: int) -> UpdateRule:
+    def _projection_buffer(self, number: int, block: CenterBlock) -> mx.nd.NDArray:
+        return self._buffers.get("projection", number if self._keeps_logits else 0, (block.size,))
+
+    def _updated(self, pending: _Forward, rule: UpdateRule) -> None:
+        """All blocks of the step have their update."""
+        self.margin.keep(pending.margin.statistics)
+        self.centers.updated(pending.sample.row_S, rule)
+
+    def _update_rule(self, pending: _Forward, learning_rate: float, gradient_scale: float = 1.0) -> UpdateRule:
+        update, samples = pending.sample.update, max(pending.softmax.samples, 1)
         return UpdateRule(
-            gradient_factor=-learning_rate * self.scale / n,
-            projection_factor=learning_rate / n,
+            gradient_factor=-learning_rate * gradient_scale * self.scale / samples,
+            projection_factor=learning_rate * gradient_scale / samples,
             decay=learning_rate * self.weight_decay,
             momentum=self.momentum,
             random_key=int(np.random.SeedSequence([self._seed, self._collectives.rank, update]).generate_state(1)[0]),

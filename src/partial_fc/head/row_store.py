@@ -39,6 +39,7 @@ class RowStore:
         inverse_norm_R: (R,) float32, 1/|w|.
         touched_R: (R,) bool, whether a row has its initial value yet.
         untouched: how many have not.
+        last_R: (R,) int32, how many updates a row has had, where unsampled rows move on too; else None.
         before_change: called, where it is set, with the numbers of rows before they change: whoever saves the rows of
             an earlier moment copies them then.
     """
@@ -52,6 +53,7 @@ class RowStore:
     inverse_norm_R: mx.nd.NDArray
     touched_R: np.ndarray = field(init=False)
     untouched: int = field(init=False)
+    last_R: np.ndarray | None = field(init=False, default=None)
     before_change: Callable[[slice | np.ndarray], None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,8 @@ from partial_fc.head.row_store import RowStore
 def put_rows(store: RowStore, rows_B: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
     """Gives rows of a store, (B,) ascending, the values of ``weight``, ``momentum``, ``scale`` and ``inverse_norm``.
 
-    What is saved in the store's own types is put back to the last bit.
+    A store that keeps the rows' last updates gets ``last_update`` too, which must be there then. What is saved in the
+    store's own types is put back to the last bit.
     """
     weight_BD = arrays["weight"]
     same = weight_BD.dtype == store.weight_RD.dtype
@@ -29,6 +30,8 @@ def put_rows(store: RowStore, rows_B: np.ndarray, arrays: dict[str, np.ndarray])
     _put(store.inverse_norm_R, rows_B, inverse_norm_B)
     if store.scale_R1 is not None:
         _put(store.scale_R1, rows_B, scale_B1)
+    if store.last_R is not None:
+        store.last_R[rows_B] = arrays["last_update"]
     store.first_touched(rows_B)
 
 

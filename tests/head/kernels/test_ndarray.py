@@ -242,10 +242,19 @@ def read_store(store: RowStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(array.astype(np.float64) for array in arrays)
 
 
+# Of rows that have missed one update, several, none: what each has of W and M beside itself.
+FACTORS = np.array([[-0.02, 0.9, -0.02, 0.9], [-0.3, 2.5, -0.4, 0.1], [0, 0, 0, 1], [0.5, -1, 1, 0], [0, 1, 0, 0]])
+
+
 def take_step(
-    kernels: RowKernels, store: RowStore, rows: slice | np.ndarray, rng: np.random.Generator, random_key: int = 7
+    kernels: RowKernels,
+    store: RowStore,
+    rows: slice | np.ndarray,
+    rng: np.random.Generator,
+    random_key: int = 7,
+    missed: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes a step of SGD with η = 0.1, μ = 0.9, λ = 0.2, s = 64, N = 12 on the rows.
+    """Takes a step of SGD with η = 0.1, μ = 0.9, λ = 0.2, s = 64, N = 12 on the rows, which may have missed others.
 
     Returns:
         The rows' new W and M as float64 makes them.
@@ -256,17 +265,28 @@ def take_step(
     count = len(weight_RD[rows])
     gradient_BD = (0.1 * rng.normal(size=(count, size))).astype(np.float32)
     projection_B = rng.normal(size=count).astype(np.float32)
+    factors_B4 = mx.nd.array(FACTORS[:count]) if missed else None
+    weight_BD, momentum_BD, inverse_norm_B = weight_RD[rows], momentum_RD[rows], inverse_norm_R[rows]
+    if missed:
+        f = FACTORS[:count, :, None]
+        change_BD = f[:, 0] * weight_BD + f[:, 1] * momentum_BD
+        weight_BD, momentum_BD = weight_BD + change_BD, f[:, 2] * weight_BD + f[:, 3] * momentum_BD
+        inverse_norm_B = 1 / np.linalg.norm(weight_BD, axis=1)
     if isinstance(rows, slice):
         stored_rows, current_BD = rows, store.weight_RD[rows]
     else:
         stored_rows, current_BD = mx.nd.array(rows, dtype="int64"), unset(count, size)
-        kernels.gather(store, stored_rows, current_BD, unset(count))
-    kernels.update(store, stored_rows, current_BD, mx.nd.array(gradient_BD), mx.nd.array(projection_B), rule)
+        gathered_B = unset(count)
+        kernels.gather(store, stored_rows, current_BD, gathered_B, factors_B4)
+        np.testing.assert_allclose(gathered_B.asnumpy(), inverse_norm_B, rtol=1e-6)
+        np.testing.assert_allclose(current_BD.asnumpy(), weight_BD, rtol=1e-5, atol=1e-6)
+    arrays = (current_BD, mx.nd.array(gradient_BD), mx.nd.array(projection_B))
+    kernels.update(store, stored_rows, *arrays, rule, factors_B4)
 
-    along_B1 = (projection_B.astype(np.float64) * inverse_norm_R[rows] ** 2)[:, None]
-    dw_BD = 64 / 12 * gradient_BD.astype(np.float64) - along_B1 / 12 * weight_RD[rows]
-    new_momentum_BD = 0.9 * momentum_RD[rows] - 0.1 * (dw_BD + 0.2 * weight_RD[rows])
-    return weight_RD[rows] + new_momentum_BD, new_momentum_BD
+    along_B1 = (projection_B.astype(np.float64) * inverse_norm_B**2)[:, None]
+    dw_BD = 64 / 12 * gradient_BD.astype(np.float64) - along_B1 / 12 * weight_BD
+    new_momentum_BD = 0.9 * momentum_BD - 0.1 * (dw_BD + 0.2 * weight_BD)
+    return weight_BD + new_momentum_BD, new_momentum_BD
 
 
 @pytest.mark.parametrize("rows", [slice(2, 9), np.array([0, 2, 3, 8, 10]), np.array([10])], ids=str)
@@ -289,14 +309,15 @@ def test_an_update_is_one_step_of_sgd_with_momentum_on_the_rows_alone(
 
 @pytest.mark.parametrize("weight", ["float32", "float16"])
 @pytest.mark.parametrize("momentum", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("missed", [False, True], ids=["up to date", "behind"])
 def test_smaller_types_take_the_same_step_up_to_their_last_bit(
-    row_kernels: RowKernels, weight: str, momentum: str
+    row_kernels: RowKernels, weight: str, momentum: str, missed: bool
 ) -> None:
     rng = np.random.default_rng(3)
     store = make_store(rng, 11, 64, weight, momentum)
     rows = np.array([0, 2, 3, 8, 10])
     before = read_store(store)
-    expected_weight_BD, expected_momentum_BD = take_step(row_kernels, store, rows, rng)
+    expected_weight_BD, expected_momentum_BD = take_step(row_kernels, store, rows, rng, missed=missed)
     after = read_store(store)
     # A value goes to the one above it or below it: less than one unit of the last place away.
     ulp = {"float32": 2**-22, "float16": 2**-10}

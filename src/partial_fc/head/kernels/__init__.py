@@ -163,15 +163,29 @@ class LogitKernels(Protocol):
 
 
 class RowKernels(Protocol):
-    """The work on rows of W, where they are stored."""
+    """The work on rows of W, where they are stored.
+
+    Rows may have missed updates, in which they had no gradient: ``factors_B4``, (B, 4) float32, hold what brings each
+    up to date (:mod:`partial_fc.head.decay_history`); None where none has missed any.
+
+        W ← W + (f0·W + f1·M)       M ← f2·W + f3·M         inv ← 1/|W|
+    """
 
     def initialize(self, store: RowStore, rows: np.ndarray) -> None:
         """Gives rows (int64, ascending) their initial value (:mod:`partial_fc.head.initialization`)."""
 
     def gather(
-        self, store: RowStore, rows_B: mx.nd.NDArray, weight_BD: mx.nd.NDArray, inverse_norm_B: mx.nd.NDArray
+        self,
+        store: RowStore,
+        rows_B: mx.nd.NDArray,
+        weight_BD: mx.nd.NDArray,
+        inverse_norm_B: mx.nd.NDArray,
+        factors_B4: mx.nd.NDArray | None = None,
     ) -> None:
-        """weight ← the stored rows as float32, inverse norm ← theirs; beside what the device is computing."""
+        """weight ← the stored rows as float32 and up to date, inverse norm ← theirs; beside what the device computes.
+
+        The store stays as it is: should the step be skipped, nothing has happened.
+        """
 
     def update(
         self,
@@ -181,5 +195,9 @@ class RowKernels(Protocol):
         gradient_BD: mx.nd.NDArray,
         projection_B: mx.nd.NDArray,
         rule: UpdateRule,
+        factors_B4: mx.nd.NDArray | None = None,
     ) -> None:
-        """One step of the rule on the stored rows; ``current_BD`` are the rows as gather gave them, or their view."""
+        """One step of the rule on the stored rows; ``current_BD`` are the rows as gather gave them, or their view.
+
+        With factors, rows are an array, and what is stored gets up to date with the step.
+        """

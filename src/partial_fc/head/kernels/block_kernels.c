@@ -242,6 +242,14 @@ static inline void fetch_row(const void *matrix, int64_t row, int64_t bytes, int
         else __builtin_prefetch(start + offset, 0);
 }
 
+/* A row of 4 factors brings one up to date that has missed updates: W += f0*W + f1*M, M = f2*W + f3*M. */
+enum { FACTORS = 4 };
+static const float NONE_MISSED[FACTORS] = {0.0f, 0.0f, 0.0f, 1.0f};
+
+static inline int none_missed(const float *factors) {
+    return factors[0] == 0.0f && factors[1] == 0.0f && factors[2] == 0.0f && factors[3] == 1.0f;
+}
+
 static inline int64_t bytes_of(int32_t type) { return type == FLOAT32 ? 4 : type == FLOAT16 ? 2 : 1; }
 
 typedef struct {
@@ -250,6 +258,7 @@ typedef struct {
     float *inverse_norm;        /* of each stored row */
     const float *current;       /* the block's rows as they are now, one after the other */
     const float *gradient, *projection;
+    const float *factors;       /* of each row of the block, or NULL where none has missed an update */
     const int64_t *rows;        /* where each row of the block is stored, or NULL for one after the other */
     int64_t classes, embedding_size;
     float gradient_factor, projection_factor, decay, momentum_factor;
@@ -258,10 +267,10 @@ typedef struct {
 } update_arguments;
 
 /* m = mu*M[row] + gradient_factor*g + k*w, by the type that M is stored in. */
-static inline void new_momentum(const update_arguments *a, int64_t row, float k, const float *restrict w,
+static inline void new_momentum(const update_arguments *a, int64_t row, float mu, float k, const float *restrict w,
                                 const float *restrict g, float *restrict m) {
     const int64_t size = a->embedding_size;
-    const float mu = a->momentum_factor, factor = a->gradient_factor;
+    const float factor = a->gradient_factor;
     if (a->momentum_type == FLOAT32) {
         const float *old = (const float *)a->momentum + row * size;
 #pragma omp simd
@@ -277,6 +286,29 @@ static inline void new_momentum(const update_arguments *a, int64_t row, float k,
         for (int64_t d = 0; d < size; d++) m[d] = scale * (float)old[d] + factor * g[d] + k * w[d];
     }
 }
+
+/* m += factor*W[row], by the type that W is stored in. */
+static inline void add_weight(const update_arguments *a, int64_t row, float factor, float *restrict m) {
+    const int64_t size = a->embedding_size;
+    if (a->weight_type == FLOAT32) {
+        const float *restrict stored = (const float *)a->weight + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) m[d] += factor * stored[d];
+    } else {
+        const uint16_t *restrict stored = (const uint16_t *)a->weight + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) m[d] += factor * from_half(stored[d]);
+    }
+}
+
+static inline float sum_of_squares(const float *restrict w, int64_t size) {
+    float squares = 0.0f;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t d = 0; d < size; d++) squares += w[d] * w[d];
+    return squares;
+}
+
+static inline float inverse_norm_of(float squares) { return squares > 0.0f ? 1.0f / sqrtf(squares) : 0.0f; }
 
 static inline void store_momentum(const update_arguments *a, int64_t row, uint32_t key, const float *restrict m) {
     const int64_t size = a->embedding_size;
@@ -300,7 +332,8 @@ static inline void store_momentum(const update_arguments *a, int64_t row, uint32
     }
 }
 
-/* k = projection_factor*h*inv^2 - decay; M = mu*M + gradient_factor*G + k*W; W = W + M; inv = 1/|W|. */
+/* k = projection_factor*h*inv^2 - decay; M = mu*M + gradient_factor*G + k*W; W = W + M; inv = 1/|W|.
+ * Of a row that has missed updates, M is f2*W + f3*M of what is stored, and inv that of the row as it is now. */
 void block_update(void *engine, void *arguments) {
     const update_arguments a = *(update_arguments *)arguments;
     (void)engine;
@@ -316,12 +349,15 @@ void block_update(void *engine, void *arguments) {
                 fetch_row(a.momentum, a.rows[j + ROWS_AHEAD], size * bytes_of(a.momentum_type), 1);
             }
             const float *w = a.current + j * size;
-            const float inv = a.inverse_norm[row];
+            const float *factors = a.factors ? a.factors + j * FACTORS : NONE_MISSED;
+            const int missed = !none_missed(factors);
+            const float inv = missed ? inverse_norm_of(sum_of_squares(w, size)) : a.inverse_norm[row];
             const float k = a.projection_factor * a.projection[j] * inv * inv - a.decay;
             float *m = a.momentum_type == FLOAT32 ? (float *)a.momentum + row * size : scratch;
             const uint32_t key = random_bits(a.random_key, (uint32_t)row);
             float squares = 0.0f;
-            new_momentum(&a, row, k, w, a.gradient + j * size, m);
+            new_momentum(&a, row, a.momentum_factor * factors[3], k, w, a.gradient + j * size, m);
+            if (missed) add_weight(&a, row, a.momentum_factor * factors[2], m);
             if (a.weight_type == FLOAT32) {
                 float *stored = (float *)a.weight + row * size;
 #pragma omp simd reduction(+ : squares)
@@ -340,21 +376,42 @@ void block_update(void *engine, void *arguments) {
                 }
             }
             store_momentum(&a, row, key, m);
-            a.inverse_norm[row] = squares > 0.0f ? 1.0f / sqrtf(squares) : 0.0f;
+            a.inverse_norm[row] = inverse_norm_of(squares);
         }
     }
 }
 
 typedef struct {
-    const void *weight;
-    const float *inverse_norm;
+    const void *weight, *momentum;
+    const float *momentum_scale, *inverse_norm;
+    const float *factors; /* of each row of the block, or NULL where none has missed an update */
     const int64_t *rows;
     float *out_weight, *out_inverse_norm;
     int64_t classes, embedding_size;
-    int32_t weight_type, threads;
+    int32_t weight_type, momentum_type, threads;
 } gather_arguments;
 
-/* out = W[rows] as floats, and their inverse norms. */
+/* w += f0*w + f1*M[row], by the type that M is stored in. */
+static inline void make_up_for_missed(const gather_arguments *a, int64_t row, const float *factors, float *restrict w) {
+    const int64_t size = a->embedding_size;
+    const float f0 = factors[0], f1 = factors[1];
+    if (a->momentum_type == FLOAT32) {
+        const float *restrict m = (const float *)a->momentum + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) w[d] += f0 * w[d] + f1 * m[d];
+    } else if (a->momentum_type == FLOAT16) {
+        const uint16_t *restrict m = (const uint16_t *)a->momentum + row * size;
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) w[d] += f0 * w[d] + f1 * from_half(m[d]);
+    } else {
+        const int8_t *restrict m = (const int8_t *)a->momentum + row * size;
+        const float scale = f1 * a->momentum_scale[row];
+#pragma omp simd
+        for (int64_t d = 0; d < size; d++) w[d] += f0 * w[d] + scale * (float)m[d];
+    }
+}
+
+/* out = W[rows] as floats and up to date, and their inverse norms. */
 void block_gather(void *engine, void *arguments) {
     const gather_arguments a = *(gather_arguments *)arguments;
     (void)engine;
@@ -365,6 +422,8 @@ void block_gather(void *engine, void *arguments) {
         float *restrict out = a.out_weight + j * size;
         if (j + ROWS_AHEAD < a.classes)
             fetch_row(a.weight, a.rows[j + ROWS_AHEAD], size * bytes_of(a.weight_type), 0);
+        if (a.factors && j + ROWS_AHEAD < a.classes && !none_missed(a.factors + (j + ROWS_AHEAD) * FACTORS))
+            fetch_row(a.momentum, a.rows[j + ROWS_AHEAD], size * bytes_of(a.momentum_type), 0);
         if (a.weight_type == FLOAT32) {
             memcpy(out, (const float *)a.weight + row * size, (size_t)size * sizeof(float));
         } else {
@@ -372,7 +431,12 @@ void block_gather(void *engine, void *arguments) {
 #pragma omp simd
             for (int64_t d = 0; d < size; d++) out[d] = from_half(stored[d]);
         }
-        a.out_inverse_norm[j] = a.inverse_norm[row];
+        if (a.factors && !none_missed(a.factors + j * FACTORS)) {
+            make_up_for_missed(&a, row, a.factors + j * FACTORS, out);
+            a.out_inverse_norm[j] = inverse_norm_of(sum_of_squares(out, size));
+        } else {
+            a.out_inverse_norm[j] = a.inverse_norm[row];
+        }
     }
 }
 
@@ -416,7 +480,7 @@ void block_initialize(void *engine, void *arguments) {
             }
             squares += value * value;
         }
-        a.inverse_norm[row] = squares > 0.0f ? 1.0f / sqrtf(squares) : 0.0f;
+        a.inverse_norm[row] = inverse_norm_of(squares);
     }
 }
 

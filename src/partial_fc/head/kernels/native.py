@@ -36,13 +36,14 @@ _Backward = _structure(
 )  # fmt: skip
 _Update = _structure(
     "_Update", weight=_POINTER, momentum=_POINTER, momentum_scale=_POINTER, inverse_norm=_POINTER, current=_POINTER,
-    gradient=_POINTER, projection=_POINTER, rows=_POINTER, classes=_INT64, embedding_size=_INT64,
+    gradient=_POINTER, projection=_POINTER, factors=_POINTER, rows=_POINTER, classes=_INT64, embedding_size=_INT64,
     gradient_factor=_FLOAT, projection_factor=_FLOAT, decay=_FLOAT, momentum_factor=_FLOAT, weight_type=_INT32,
     momentum_type=_INT32, threads=_INT32, random_key=ctypes.c_uint32,
 )  # fmt: skip
 _Gather = _structure(
-    "_Gather", weight=_POINTER, inverse_norm=_POINTER, rows=_POINTER, out_weight=_POINTER, out_inverse_norm=_POINTER,
-    classes=_INT64, embedding_size=_INT64, weight_type=_INT32, threads=_INT32,
+    "_Gather", weight=_POINTER, momentum=_POINTER, momentum_scale=_POINTER, inverse_norm=_POINTER, factors=_POINTER,
+    rows=_POINTER, out_weight=_POINTER, out_inverse_norm=_POINTER, classes=_INT64, embedding_size=_INT64,
+    weight_type=_INT32, momentum_type=_INT32, threads=_INT32,
 )  # fmt: skip
 _Initialize = _structure(
     "_Initialize", weight=_POINTER, inverse_norm=_POINTER, rows=_POINTER, classes=_INT64, embedding_size=_INT64,
@@ -165,20 +166,32 @@ class NativeRowKernels:
         self._functions.push("block_initialize", arguments, reads=[rows_B], writes=writes, beside=True)
 
     def gather(
-        self, store: RowStore, rows_B: mx.nd.NDArray, weight_BD: mx.nd.NDArray, inverse_norm_B: mx.nd.NDArray
+        self,
+        store: RowStore,
+        rows_B: mx.nd.NDArray,
+        weight_BD: mx.nd.NDArray,
+        inverse_norm_B: mx.nd.NDArray,
+        factors_B4: mx.nd.NDArray | None = None,
     ) -> None:
         arguments = _Gather(
             weight=data_pointer(store.weight_RD),
+            momentum=data_pointer(store.momentum_RD),
+            momentum_scale=_optional(store.scale_R1),
             inverse_norm=data_pointer(store.inverse_norm_R),
+            factors=_optional(factors_B4),
             rows=data_pointer(rows_B),
             out_weight=data_pointer(weight_BD),
             out_inverse_norm=data_pointer(inverse_norm_B),
             classes=rows_B.shape[0],
             embedding_size=store.weight_RD.shape[1],
             weight_type=_type_of(store.weight_RD),
+            momentum_type=_type_of(store.momentum_RD),
             threads=self._threads,
         )
         reads = [store.weight_RD, store.inverse_norm_R, rows_B]
+        if factors_B4 is not None:
+            reads += [factors_B4, store.momentum_RD]
+            reads += [] if store.scale_R1 is None else [store.scale_R1]
         writes = [weight_BD, inverse_norm_B]
         self._functions.push("block_gather", arguments, reads=reads, writes=writes, beside=True)
 
@@ -190,18 +203,21 @@ class NativeRowKernels:
         gradient_BD: mx.nd.NDArray,
         projection_B: mx.nd.NDArray,
         rule: UpdateRule,
+        factors_B4: mx.nd.NDArray | None = None,
     ) -> None:
         in_place = isinstance(rows_B, slice)
+        assert not (in_place and factors_B4 is not None)
         part = store.part(rows_B) if in_place else store
         weight_RD, momentum_RD, inverse_norm_R = part.weight_RD, part.momentum_RD, part.inverse_norm_R
         arguments = _Update(
             weight=data_pointer(weight_RD),
             momentum=data_pointer(momentum_RD),
-            momentum_scale=data_pointer(store.scale_R1) if store.scale_R1 is not None else None,
+            momentum_scale=_optional(store.scale_R1),
             inverse_norm=data_pointer(inverse_norm_R),
             current=data_pointer(current_BD),
             gradient=data_pointer(gradient_BD),
             projection=data_pointer(projection_B),
+            factors=_optional(factors_B4),
             rows=None if in_place else data_pointer(rows_B),
             classes=gradient_BD.shape[0],
             embedding_size=gradient_BD.shape[1],
@@ -220,6 +236,8 @@ class NativeRowKernels:
         reads = [gradient_BD, projection_B]
         if not in_place:
             reads += [rows_B, current_BD]
+        if factors_B4 is not None:
+            reads.append(factors_B4)
         self._functions.push("block_update", arguments, reads=reads, writes=writes)
 
 
@@ -227,6 +245,10 @@ def _negatives(rule: NegativeRule | None) -> ctypes.Structure:
     if rule is None:
         return _Negatives(threshold=None)
     return _Negatives(data_pointer(rule.threshold_N), rule.linear, rule.quadratic, rule.constant, rule.filter)
+
+
+def _optional(array: mx.nd.NDArray | None) -> int | None:
+    return None if array is None else data_pointer(array)
 
 
 def _type_of(array: mx.nd.NDArray) -> int:

@@ -7,6 +7,7 @@ import math
 import mxnet as mx
 import numpy as np
 
+from partial_fc.head import matmul
 from partial_fc.head.buffers import Buffers
 from partial_fc.head.initialization import initial_rows
 from partial_fc.head.kernels import MASKED_LOGIT, BlockTargets, NegativeRule, SoftmaxState, UpdateRule
@@ -130,13 +131,22 @@ class NDArrayRowKernels:
             _put(store.inverse_norm_R, index, inverse_norms(stored.astype("float32")))
 
     def gather(
-        self, store: RowStore, rows_B: mx.nd.NDArray, weight_BD: mx.nd.NDArray, inverse_norm_B: mx.nd.NDArray
+        self,
+        store: RowStore,
+        rows_B: mx.nd.NDArray,
+        weight_BD: mx.nd.NDArray,
+        inverse_norm_B: mx.nd.NDArray,
+        factors_B4: mx.nd.NDArray | None = None,
     ) -> None:
-        if store.weight_RD.dtype == np.float32:
-            nd.take(store.weight_RD, rows_B, out=weight_BD)
-        else:
-            nd.cast(nd.take(store.weight_RD, rows_B), dtype="float32", out=weight_BD)
-        nd.take(store.inverse_norm_R, rows_B, out=inverse_norm_B)
+        _weight(store, rows_B, weight_BD)
+        if factors_B4 is None:
+            nd.take(store.inverse_norm_R, rows_B, out=inverse_norm_B)
+            return
+        momentum_BD = _momentum(store, rows_B, self._scratch.like(weight_BD, 1))
+        change_BD = nd.broadcast_mul(weight_BD, factors_B4[:, 0:1], out=self._scratch.like(weight_BD))
+        change_BD += nd.broadcast_mul(momentum_BD, factors_B4[:, 1:2], out=momentum_BD)
+        weight_BD += change_BD
+        inverse_norms(weight_BD, change_BD).copyto(inverse_norm_B)
 
     def update(
         self,
@@ -146,13 +156,21 @@ class NDArrayRowKernels:
         gradient_BD: mx.nd.NDArray,
         projection_B: mx.nd.NDArray,
         rule: UpdateRule,
+        factors_B4: mx.nd.NDArray | None = None,
     ) -> None:
         if isinstance(rows_B, slice):
+            assert factors_B4 is None
             part = store.part(rows_B)
             momentum_BD, inverse_norm_B = part.momentum_RD, part.inverse_norm_R
         else:
             momentum_BD = _momentum(store, rows_B, self._scratch.like(current_BD, 1))
-            inverse_norm_B = nd.take(store.inverse_norm_R, rows_B)
+            if factors_B4 is None:
+                inverse_norm_B = nd.take(store.inverse_norm_R, rows_B)
+            else:
+                inverse_norm_B = inverse_norms(current_BD, self._scratch.like(current_BD))
+                missed_BD = _weight(store, rows_B, self._scratch.like(current_BD))
+                nd.broadcast_mul(momentum_BD, factors_B4[:, 3:4], out=momentum_BD)
+                momentum_BD += nd.broadcast_mul(missed_BD, factors_B4[:, 2:3], out=missed_BD)
         # Both factors hold η. In one pass over the three arrays: M ← μM − decay·W − rescale·(G + k·W), W ← W + M.
         per_gradient = rule.projection_factor / rule.gradient_factor if rule.gradient_factor else 0.0
         factor_B = projection_B * nd.square(inverse_norm_B) * per_gradient
@@ -213,7 +231,16 @@ def _row_max(matrix_NB: mx.nd.NDArray) -> mx.nd.NDArray:
 def _row_sums(matrix_BD: mx.nd.NDArray) -> mx.nd.NDArray:
     """(B,) Σ_d, as a product with ones: six times as fast on a CPU as nd.sum over the last axis."""
     ones_1D = nd.ones((1, matrix_BD.shape[1]), ctx=matrix_BD.context)
-    return nd.FullyConnected(matrix_BD, ones_1D, num_hidden=1, no_bias=True).reshape((-1,))
+    sum_B1 = nd.empty((matrix_BD.shape[0], 1), ctx=matrix_BD.context)
+    matmul.logits(matrix_BD, ones_1D, sum_B1)
+    return sum_B1.reshape((-1,))
+
+
+def _weight(store: RowStore, rows_B: mx.nd.NDArray, out_BD: mx.nd.NDArray) -> mx.nd.NDArray:
+    """Rows as float32, as they are stored."""
+    if store.weight_RD.dtype == np.float32:
+        return nd.take(store.weight_RD, rows_B, out=out_BD)
+    return nd.cast(nd.take(store.weight_RD, rows_B), dtype="float32", out=out_BD)
 
 
 def _momentum(store: RowStore, rows_B: mx.nd.NDArray, out_BD: mx.nd.NDArray) -> mx.nd.NDArray:

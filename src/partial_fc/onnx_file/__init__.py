@@ -1,0 +1,1 @@
+"""ONNX files of trained networks: converted from MXNet, put right, made smaller, compared with what they came from."""
