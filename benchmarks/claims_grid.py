@@ -115,6 +115,7 @@ def grid(data_sets: dict[str, DataSet], seeds: Sequence[int]) -> list[Case]:
     arms += [Arm("noisy", sample_ratio=r, filter_cosine=f) for r in (1.0, 0.1) for f in (None, FILTER_COSINE)]
     arms += [Arm("longer", sample_ratio=r) for r in (1.0, 0.1)]
     arms += [Arm("noisy-longer", sample_ratio=r, filter_cosine=f) for r in (1.0, 0.1) for f in (None, FILTER_COSINE)]
+    arms += [Arm(data, sample_ratio=r) for data in ("usual", "usual-longer") for r in (1.0, 0.1)]
     arms += [Arm("lfw", sample_ratio=r) for r in RATIOS]
     arms += [Arm("lfw", sampler="uniform", sample_ratio=0.1)]
     return [Case(arm, data_sets[arm.data], seed) for seed in seeds for arm in arms if arm.data in data_sets]
@@ -133,11 +134,14 @@ _RECIPE = Recipe()
 def shipped_data_sets() -> dict[str, DataSet]:
     """The sizes that the report is made of: about an hour on two cores."""
     longer = replace(_RECIPE, updates=1800)
+    usual = {"scale": 64.0, "cosface": (1.0, 0.0, 0.4)}
     return {
         "synthetic": DataSet("synthetic", _RECIPE, _FACES),
         "noisy": DataSet("noisy", _RECIPE, _FACES, **_NOISE),
         "longer": DataSet("longer", longer, _FACES),
         "noisy-longer": DataSet("noisy-longer", longer, _FACES, **_NOISE),
+        "usual": DataSet("usual", replace(_RECIPE, **usual), _FACES),
+        "usual-longer": DataSet("usual-longer", replace(longer, **usual), _FACES),
         "lfw": DataSet("lfw", replace(_RECIPE, updates=300)),
     }
 
@@ -152,5 +156,7 @@ def quick_data_sets() -> dict[str, DataSet]:
         "noisy": DataSet("noisy", recipe, faces, **_NOISE),
         "longer": DataSet("longer", replace(recipe, updates=8), faces),
         "noisy-longer": DataSet("noisy-longer", replace(recipe, updates=8), faces, **_NOISE),
+        "usual": DataSet("usual", replace(recipe, scale=64.0), faces),
+        "usual-longer": DataSet("usual-longer", replace(recipe, scale=64.0, updates=8), faces),
         "lfw": DataSet("lfw", recipe),
     }

@@ -27,6 +27,8 @@ def _tried() -> list[tuple[str, str, tuple[str, Arm], tuple[str, Arm]]]:
     places = {
         "CosFace": Arm("synthetic"),
         "CosFace, trained longer": Arm("longer"),
+        "CosFace, usual s and m": Arm("usual"),
+        "CosFace, usual s and m, trained longer": Arm("usual-longer"),
         "ArcFace": Arm("synthetic", loss="arcface"),
         "noisy labels": Arm("noisy"),
         "noisy labels, trained longer": Arm("noisy-longer"),

@@ -18,7 +18,7 @@ from scipy import stats
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PARTS = ("claims", *(f"claims_{part}" for part in ("grid", "noise", "measure", "run", "figures", "plots", "text")))
-PARTS += ("claims_sections", "claims_summary", "claims_report", "results")
+PARTS += ("claims_sentences", "claims_sections", "claims_summary", "claims_report", "results")
 
 
 @pytest.fixture
