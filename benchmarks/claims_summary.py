@@ -7,7 +7,6 @@ from dataclasses import replace
 from claims_figures import Runs, difference, signed
 from claims_grid import FILTER_COSINE, RATIOS, Arm
 
-
 SEEN = {1: "better", 0: "no difference", -1: "worse"}
 
 
