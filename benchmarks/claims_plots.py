@@ -27,7 +27,7 @@ def write_plots(runs: Runs, directory: Path) -> list[str]:
     drawn = {
         "claims-curves.png": curves(runs, "synthetic"),
         "claims-longer.png": curves(runs, "longer"),
-        "claims-usual.png": curves(runs, "usual-longer"),
+        "claims-usual.png": curves(runs, "usual-longer" if runs.has(Arm("usual-longer")) else "usual"),
         "claims-ratios.png": over_ratios(runs),
         "claims-noise.png": noise(runs),
     }

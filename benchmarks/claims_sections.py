@@ -44,7 +44,8 @@ def _usual(runs: Runs) -> Section:
     return Section(
         "The usual scale and margin",
         "How much of this hangs on the small scale and margin, which suit so short a training? The same faces, "
-        "CosFace, PPRN, with the s and m of long trainings. The plot is of *usual-longer*.",
+        "CosFace, PPRN, with the s and m of long trainings."
+        + (" The plot is of *usual-longer*." if runs.has(Arm("usual-longer")) else ""),
         "claims-usual.png",
         table(runs, rows),
         conclusions,

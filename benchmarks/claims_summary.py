@@ -7,19 +7,30 @@ from dataclasses import replace
 from claims_figures import Runs, difference, signed
 from claims_grid import FILTER_COSINE, RATIOS, Arm
 
+SEEN = {1: "better", 0: "no difference", -1: "worse"}
+
 
 def summary(runs: Runs) -> str:
-    """A table of the claims: for each where it was tried, both accuracies, their difference and what is seen."""
+    """How often each claim was seen, then the table: both accuracies, their difference and what is seen."""
     lines = ["| claim | where | accuracy, % | against | difference | seen |", "|---|---|---|---|---|---|"]
+    places: dict[str, dict[int, list[str]]] = {}
     for claim, where, (name, arm), (other_name, other) in _tried():
-        if runs.has(arm) and runs.has(other):
-            found = difference(runs, arm, other, "accuracy")
-            interval = f" ({found.interval(2)})" if found.low is not None else ""
-            seen = {0: "no difference", 1: "better", -1: "worse"}[found.outcome]
-            first, second = (f"{label}: {runs.text(part, 'accuracy', 2)}"
-                             for label, part in ((name, arm), (other_name, other)))  # fmt: skip
-            lines.append(f"| {claim} | {where} | {first} | {second} | {signed(found.mean, 2)}{interval} | {seen} |")
-    return "\n".join(lines)
+        if not (runs.has(arm) and runs.has(other)):
+            continue
+        found = difference(runs, arm, other, "accuracy")
+        interval = f" ({found.interval(2)})" if found.low is not None else ""
+        first, second = f"{name}: {runs.text(arm, 'accuracy', 2)}", f"{other_name}: {runs.text(other, 'accuracy', 2)}"
+        seen = SEEN[found.outcome]
+        lines.append(f"| {claim} | {where} | {first} | {second} | {signed(found.mean, 2)}{interval} | {seen} |")
+        places.setdefault(claim, {outcome: [] for outcome in SEEN})[found.outcome].append(where)
+    return "\n".join([*(_counted(claim, outcomes) for claim, outcomes in places.items()), "", *lines])
+
+
+def _counted(claim: str, outcomes: dict[int, list[str]]) -> str:
+    """A claim, and in how many places which outcome was seen."""
+    total = sum(map(len, outcomes.values()))
+    parts = [f"{SEEN[outcome]} in {len(there)} ({'; '.join(there)})" for outcome, there in outcomes.items() if there]
+    return f"- **{claim[0].upper()}{claim[1:]}**, {total} comparison{'s' if total > 1 else ''}: {', '.join(parts)}."
 
 
 def _tried() -> list[tuple[str, str, tuple[str, Arm], tuple[str, Arm]]]:

@@ -100,6 +100,7 @@ def test_the_conclusion_follows_the_figures_whichever_way_they_fall(claims, tmp_
     better = page(81.0)
     assert "**A tenth of the centers: better than with all centers.**" in better
     assert "| r = 0.1: 81.10 ± 0.10 | r = 1: 80.10 ± 0.10 | +1.00 (+0.77 to +1.23) | better |" in better
+    assert "- **A tenth of the centers is enough**, 1 comparison: better in 1 (CosFace)." in better
     equal = page(80.0)
     assert "**A tenth of the centers: no difference in accuracy is seen.**" in equal
     assert "| r = 0.1 | 80.10 ± 0.10 | 0.500 ± 0.000 | 0.310 ± 0.010 |" in equal
