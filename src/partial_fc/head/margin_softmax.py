@@ -112,7 +112,8 @@ class AdaFace:
 
     z is no function of x to the gradient. Norms are clipped to [0.001, 100]; the deviation divides by N − 1; μ and σ
     begin as 20 and 100. As in the authors' code, whose training takes α = 0.01; the paper's text says 0.99, which in
-    its equation would weigh the newest batch, of an average that is to be steadier than one batch.
+    its equation would weigh the newest batch, of an average that is to be steadier than one batch. Cosines are clipped
+    at 1 − 1e-7, as :class:`partial_fc.head.margin.Margin` has them, and at 1 − 1e-3 there.
 
     Source: Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition", CVPR 2022, arXiv 2204.00964, eq. 14–17.
 
