@@ -106,7 +106,7 @@ def test_rows_are_announced_before_they_change():
 def test_more_identities_than_slots_are_refused_and_nothing_changes():
     pool = ClassPool(3, SIZE, seed=0)
     before = content([pool])
-    with pytest.raises(ValueError, match="3 slots and the batch 4 identities: set --queue-size to more"):
+    with pytest.raises(ValueError, match="3 slots and the batch 4 identities: give the pool more slots"):
         pool.try_update(np.arange(4), mx.nd.array(features(0, 4)))
     with pytest.raises(ValueError, match=r"an identity must be an integer in \[0, 2\^63\), but one is -1"):
         pool.try_update(np.array([1, -1]), mx.nd.array(features(0, 2)))
@@ -117,7 +117,7 @@ def test_more_identities_than_slots_are_refused_and_nothing_changes():
 
 @pytest.mark.parametrize(("slots", "ranks"), [(0, 1), (1, 2), (-1, 1)])
 def test_fewer_slots_than_ranks_are_refused(slots, ranks):
-    with pytest.raises(ValueError, match=f"there are {slots} slots for {ranks} ranks: set --queue-size to more"):
+    with pytest.raises(ValueError, match=f"there are {slots} slots for {ranks} ranks: give the pool more slots"):
         ClassPool(slots, SIZE, ranks=ranks)
 
 

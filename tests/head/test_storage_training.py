@@ -6,7 +6,6 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from partial_fc.center_storage import Storage
 from partial_fc.collectives import SingleProcess
 from partial_fc.head.margin import Margin
 from partial_fc.head.partial_fc import PartialFC
@@ -33,7 +32,7 @@ def held_out_accuracy(types: str, kernels: str) -> float:
         margin=Margin(m3=0.1),
         scale=16.0,
         sample_ratio=0.5,
-        storage=Storage.parse(types),
+        storage=types,
         kernels=kernels,
     )
     for update in range(UPDATES):

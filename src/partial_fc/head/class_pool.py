@@ -77,7 +77,7 @@ class ClassPool:
         if slots < ranks or slots < 1:
             raise ValueError(
                 f"every rank owns at least one slot of the pool, but there are {slots} slots for {ranks} ranks: "
-                "set --queue-size to more"
+                "give the pool more slots (--queue-size)"
             )
         partition = ClassPartition(slots, ranks)
         self.slots = slots
@@ -88,7 +88,7 @@ class ClassPool:
         if self.count * embedding_size >= LARGEST_ARRAY:
             raise ValueError(
                 f"a rank's part of the pool must have fewer than 2^31 numbers, but {self.count} slots × "
-                f"{embedding_size} are more: start more ranks, or set --queue-size to less"
+                f"{embedding_size} are more: start more ranks, or give the pool fewer slots (--queue-size)"
             )
         self.lru = LRU(slots, lru_form)
         self.context = context if context is not None else mx.cpu()
@@ -119,7 +119,7 @@ class ClassPool:
         if distinct > self.slots:
             raise ValueError(
                 f"the pool must have a slot for each identity of one gathered batch, but it has {self.slots} slots "
-                f"and the batch {distinct} identities: set --queue-size to more"
+                f"and the batch {distinct} identities: give the pool more slots (--queue-size)"
             )
         uses = self.lru.try_get(identity_N)
         order_N = np.argsort(uses.slot_N, kind="stable")

@@ -110,7 +110,7 @@ class PartialFC:
         momentum, weight_decay: of the same, on sampled rows; see ``lazy_updates`` for the others.
         seed: decides the initial centers and the negatives.
         context: the device that computes.
-        storage: where and as what the centers are kept.
+        storage: where and as what the centers are kept, or the text of ``--storage``, as ``host:float16/int8``.
         kernels: the form of the element-wise work: ``auto``, ``C`` or ``NDArray``.
         block_rows: the most classes that are worked on at once, where ``logits_chunk`` does not say.
         logits_chunk: None keeps the logits of all sampled classes, N·S float32, from the forward to the backward
@@ -143,7 +143,7 @@ class PartialFC:
         weight_decay: float = 5e-4,
         seed: int = 0,
         context: mx.Context | None = None,
-        storage: Storage | None = None,
+        storage: Storage | str | None = None,
         kernels: str = "auto",
         block_rows: int = DEFAULT_BLOCK_ROWS,
         logits_chunk: int | None = None,
@@ -180,7 +180,7 @@ class PartialFC:
         self._seed = seed
         self._collectives = collectives
         self._context = context if context is not None else mx.cpu()
-        storage = storage if storage is not None else Storage()
+        storage = Storage() if storage is None else Storage.parse(storage) if isinstance(storage, str) else storage
         stored_on = self._context if storage.tier == "device" else mx.cpu()
         self._kernels, row_kernels = select_kernels(kernels, self._context, stored_on)
         self._keeps_logits = logits_chunk is None
