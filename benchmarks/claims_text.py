@@ -37,11 +37,13 @@ to what is measured here than what a given *share* does. One rank holds all cent
 from its own part, as the paper does, which changes which negatives are drawn and not how many."""
 
 AGAIN = """\
-    python benchmarks/claims.py                     all runs that are missing, then this page
-    python benchmarks/claims.py --only noisy        a part of them
-    python benchmarks/claims.py --seeds 5           more seeds, for narrower intervals
-    python benchmarks/claims.py --report-only       this page from the finished runs
-    python benchmarks/claims.py --quick             all of it in miniature, elsewhere: that it works
+```bash
+python benchmarks/claims.py                     # all runs that are missing, then this page
+python benchmarks/claims.py --only noisy        # a part of them
+python benchmarks/claims.py --seeds 5           # more seeds, for narrower intervals
+python benchmarks/claims.py --report-only       # this page from the finished runs
+python benchmarks/claims.py --quick             # all of it in miniature, elsewhere: that it works
+```
 
 The figures of every run are in `benchmarks/results/claims/`, a JSON file each, with what it was made from; a run that
 is there is not run again, so that the command goes on where it was killed."""
