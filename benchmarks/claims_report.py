@@ -30,6 +30,7 @@ def write_report(results: Sequence[dict[str, Any]], docs: Path) -> Path:
     return path
 
 
+_KEPT = ("|", "#", "!", "    ", "```", "python benchmarks/")  # tables, headings, pictures, commands: as they are
 _NUMBERS = tuple(f"{number}. " for number in range(1, 10))
 
 
@@ -37,7 +38,7 @@ def _wrapped(text: str) -> str:
     """Prose and list items in lines of the width that the other pages have."""
     lines: list[str] = []
     for line in _joined(text):
-        if not line or line.startswith(("|", "#", "!", "    ")):
+        if not line or line.startswith(_KEPT):
             lines.append(line)
         else:
             indent = "  " if line.startswith("- ") else "   " if line.startswith(_NUMBERS) else ""
@@ -54,9 +55,9 @@ def _held_together(line: str) -> str:
 def _joined(text: str) -> list[str]:
     """Lines, those of one paragraph or list item as one."""
     lines: list[str] = []
-    begins = ("|", "#", "!", "    ", "- ", *_NUMBERS)
+    begins = (*_KEPT, "- ", *_NUMBERS)
     for line in text.splitlines():
-        if lines and lines[-1] and line and not line.startswith(begins) and not lines[-1].startswith(begins[:4]):
+        if lines and lines[-1] and line and not line.startswith(begins) and not lines[-1].startswith(_KEPT):
             lines[-1] += " " + line.strip()
         else:
             lines.append(line)
