@@ -5,8 +5,8 @@
 Each case is a run of ``python -m partial_fc.train`` of one rank and one thread, whose outcome goes to the state
 directory: what is there already is not run again. *accuracy* trains to the end, *speed* takes some steps on a machine
 that should have nothing else to do, *memory* starts two ranks on random images of ever more identities. Then
-``benchmarks/results/f2c.csv``, ``f2c_memory.csv`` and ``f2c.png`` are written from all that is there, and the tables
-are printed as Markdown.
+``benchmarks/results/f2c.csv``, ``f2c_memory.csv`` and ``docs/f2c.png`` are written from all that is there, and the
+tables are printed as Markdown.
 
 A step of F²C takes 3B images (B pairs and B instances), one of Partial FC as many from one loader: both take as many
 updates.
@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from results import DIRECTORY, write_results
+from results import write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEED_UPDATES = 12
@@ -210,7 +210,7 @@ def report(state: Path) -> None:
               for dataset in IDENTITIES if (state / f"memory {dataset}.json").exists()]  # fmt: skip
     if len(rows) == len(DATA_SETS) * len(HEADS):
         print(f"wrote {write_results('f2c', rows)}")
-        write_plot(rows, DIRECTORY / "f2c.png")
+        write_plot(rows, ROOT / "docs" / "f2c.png")
     if len(memory) == len(IDENTITIES):
         print(f"wrote {write_results('f2c_memory', memory)}")
     columns = ["data", "head", "slots", "accuracy", "accuracy_std", "seconds_of_all_updates", "images_per_second_3b"]

@@ -16,6 +16,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ruff check
 shellcheck setup.sh config.sh run.sh tests/run.sh tests/install_chromium.sh tests/soak.sh tests/soak_rank.sh .ci/run
+mkdocs build --strict --quiet
 # Two processes, whatever the machine: some tests start up to eight ranks. Each takes its half in order, so that a
 # file's fixtures are made once, and then what the other has left.
 python -m pytest -n 2 --dist worksteal --durations=15 "$@"

@@ -296,6 +296,7 @@ def test_parts_of_another_run_are_refused(sets, tmp_path, monkeypatch, capsys):
     [
         ({"out": "{tmp}/out.txt"}, "what to write comes last and ends in .npz, but is .*out.txt"),
         ({"out": "{tmp}/none/out.npz"}, "none, where out.npz is to be written, is no directory"),
+        ({"out": "{tmp}/directory.npz", "options": ["--overwrite"]}, "directory.npz is a directory: give the name"),
         ({"source": "none"}, "there is no .*none: give a .rec"),
         ({"source": "model"}, "model holds no image: it needs .jpg or .png"),
         ({"model": "faces"}, "faces holds no model"),
@@ -309,11 +310,12 @@ def test_parts_of_another_run_are_refused(sets, tmp_path, monkeypatch, capsys):
 def test_one_sentence_for_what_it_cannot_use(sets, tmp_path, capsys, change, reason):
     change = {"out": "{tmp}/out.npz", "options": []} | change
     out, options = change.pop("out").format(tmp=tmp_path), change.pop("options")
+    (tmp_path / "directory.npz").mkdir()
     assert main(arguments_of(sets, out, *options, **change)) == 2
     captured = capsys.readouterr()
     (line,) = [line for line in captured.err.strip().splitlines() if not line.startswith("INFO")]
     assert captured.out == "" and re.match(f"error: .*{reason}", line), line
-    assert not [*tmp_path.iterdir()]
+    assert [path.name for path in tmp_path.rglob("*")] == ["directory.npz"]
 
 
 def test_help_explains_each_option(capsys):

@@ -10,6 +10,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from partial_fc import evaluate, export
@@ -18,7 +19,7 @@ from partial_fc.evaluation.onnx_model import OnnxModel
 from partial_fc.evaluation.pixel_form import ModelOptions
 from partial_fc.evaluation.verification_set import save_bin
 from partial_fc.export import LARGEST_DIFFERENCE, export_model, main
-from partial_fc.onnx_file.compare import check_images
+from partial_fc.onnx_file.compare import check_images, file_difference
 from partial_fc.testing_export import write_network
 from symbol.iresnet import iresnet
 from symbol.layers import Layers
@@ -127,6 +128,30 @@ def test_a_published_model_on_real_faces(shared_data, tmp_path):
     assert cosines(OnnxModel(path, len(faces), ModelOptions()).embed(images_BHWC), expected_BD).min() > 0.9995
 
 
+def test_a_directory_is_its_newest_model(checkpoint, exported, tmp_path):
+    run = Path(checkpoint).parent
+    path = export_model(run, tmp_path / "model.onnx", fold_batch_norm=True, check=False).path
+    assert path.read_bytes() == exported.read_bytes()
+
+
+def test_the_check_computes_on_the_cpu(exported, monkeypatch):
+    """A GPU's convolutions round to TF32, and differ from MXNet's by more than the check allows."""
+    asked: list = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    session = onnxruntime.InferenceSession
+
+    def open_session(*arguments, providers: list, **options):
+        asked.append(providers)
+        return session(*arguments, providers=["CPUExecutionProvider"], **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    images_BHWC = check_images(SIZE)
+    file_difference(exported, images_BHWC, np.ones((len(images_BHWC), EMBEDDING)))
+    assert asked == [["CPUExecutionProvider"]] * 2
+    OnnxModel(exported, 1, ModelOptions())
+    assert asked[-1] == [("CUDAExecutionProvider", {"device_id": 0}), "CPUExecutionProvider"]
+
+
 def test_options_say_what_the_model_does_not(tmp_path):
     body = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="conv0")
     network = mx.sym.FullyConnected(body, num_hidden=5, name="embedding")
@@ -187,6 +212,7 @@ def test_a_difference_that_is_no_number_is_one(checkpoint, tmp_path, monkeypatch
         ("{model},7", "model.onnx", "model-0007.params, which the model .*,7 needs, is not there"),
         ("nothing,0", "model.onnx", "nothing-symbol.json, which the model nothing,0 needs, is not there"),
         ("{model}", "model.onnx", "a model is given as PREFIX,EPOCH"),
+        ("{model}.onnx", "model.onnx", "model.onnx is an ONNX file already: what is exported is an MXNet checkpoint"),
         ("{broken},0", "model.onnx", "broken-symbol.json does not hold an MXNet symbol"),
         ("{unknown},0", "model.onnx", "the model .*unknown,0: .*operators that cannot be written as ONNX: erfinv"),
     ],
@@ -205,6 +231,13 @@ def test_one_sentence_says_what_is_wrong(checkpoint, tmp_path, capsys, model, ou
     assert said.err.startswith("error: ")
     assert re.search(says, said.err), said.err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_image_size_that_does_not_fit_names_the_model(checkpoint, tmp_path, capsys):
+    assert main([checkpoint, str(tmp_path / "model.onnx"), "--image-size", "64"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the model {checkpoint}: it does not take images of 64×64: ")
+    assert len(said.splitlines()) == 1 and list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_written_is_known_before_the_work(checkpoint, tmp_path, monkeypatch):

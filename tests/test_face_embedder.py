@@ -1,5 +1,6 @@
 """Images of every kind to the embeddings that the formula gives, by models of both kinds and by any name of them."""
 
+import re
 import shutil
 
 import mxnet as mx
@@ -52,6 +53,18 @@ def test_an_onnx_file_gives_what_the_checkpoint_gives(model, tmp_path, batch):
     assert theirs.digest != ours.digest
 
 
+def test_mean_and_std_are_one_number_or_three(model):
+    images_NHWC = random_images(2)
+    given = [FaceEmbedder.load(model, image_size=SIZE, mean=mean, std=2) for mean in (3, (3.0,), [3, 3, 3])]
+    first, *others = (embedder(images_NHWC) for embedder in given)
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=1e-6)
+    assert given[0].digest == given[1].digest
+    assert np.abs(first - project(WEIGHT, images_NHWC, flip=False)).max() > 1e-3
+    with pytest.raises(ValueError, match="mean must be one number or three"):
+        FaceEmbedder.load(model, image_size=SIZE, mean=(1, 2))
+
+
 def test_images_of_every_kind(model, tmp_path):
     embedder = FaceEmbedder.load(model, batch_size=3, image_size=SIZE, workers=3)
     images_NHWC = random_images(7)
@@ -88,7 +101,7 @@ def test_batches_and_workers_do_not_matter(model, count, batch_size, workers):
     np.testing.assert_allclose(embedder(images_NHWC), project(WEIGHT, images_NHWC, flip=False), atol=1e-5)
 
 
-def test_names_of_a_model(model, tmp_path):
+def test_names_of_a_model(model, tmp_path, monkeypatch):
     """A prefix with an epoch, a run, a checkpoint of it, a run of which only checkpoints are left."""
     images_NHWC = random_images(2)
     expected_ND = project(WEIGHT, images_NHWC, flip=False)
@@ -97,6 +110,10 @@ def test_names_of_a_model(model, tmp_path):
     write_projection(run / "update-00002000", WEIGHT)
     for path in (model, f"{model}/model,0", run, run / "update-00002000", f"{run / 'update-00002000'}/"):
         np.testing.assert_allclose(FaceEmbedder.load(path, image_size=SIZE)(images_NHWC), expected_ND, atol=1e-5)
+    monkeypatch.chdir(tmp_path)
+    run.rename("lr=0.1")
+    np.testing.assert_allclose(FaceEmbedder.load("lr=0.1", image_size=SIZE)(images_NHWC), expected_ND, atol=1e-5)
+    run = tmp_path / "lr=0.1"
     older = FaceEmbedder.load(run / "update-00000100", image_size=SIZE)
     np.testing.assert_allclose(older(images_NHWC), -expected_ND, atol=1e-5)
     assert older.name == "update-00000100"
@@ -129,6 +146,9 @@ def test_what_is_no_images_is_refused(model, tmp_path):
     embedder = FaceEmbedder.load(model, image_size=SIZE)
     with pytest.raises(ValueError, match="an array .* or a list of images, not dict"):
         embedder({})
+    for shape in ((), (8, 8)):
+        with pytest.raises(ValueError, match=rf"a list of images, not ndarray of the shape {re.escape(str(shape))}"):
+            embedder(np.zeros(shape, np.uint8))
     with pytest.raises(FileNotFoundError, match="none.jpg"):
         embedder([tmp_path / "none.jpg"])
 
@@ -154,6 +174,11 @@ def test_what_is_no_model_is_refused(model, tmp_path):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=reason):
             FaceEmbedder.load(path)
-    for wrong, reason in (({"batch_size": 0}, "batch size must be at least 1"), ({"workers": 0}, "at least 1 worker")):
+    for wrong, reason in (
+        ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"workers": 0}, "at least 1 worker"),
+        ({"image_size": 0}, "image size must be at least 1 pixel, but is 0"),
+        ({"image_size": -5}, "image size must be at least 1 pixel, but is -5"),
+    ):
         with pytest.raises(ValueError, match=reason):
-            FaceEmbedder.load(model, image_size=SIZE, **wrong)
+            FaceEmbedder.load(model, **({"image_size": SIZE} | wrong))

@@ -143,6 +143,12 @@ def test_another_head_is_refused_and_stays_as_it_is(other: dict[str, int], messa
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_negative_number_of_checkpoints_to_keep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="0 for all, but is -1"):
+        save_head(CASE.make_layer(SingleProcess()), tmp_path, keep=-1)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     head = CASE.make_layer(SingleProcess())
     with pytest.raises(ValueError, match=r"no checkpoint of a head in .*: save_head\(\) makes one"):

@@ -26,11 +26,12 @@ from partial_fc.plot.draw import HALF, PHONE, draw_png, draw_svg, format_value
 from partial_fc.plot.figures import FigureContent, make_figures
 from partial_fc.plot.log_reader import MAX_NAMES, read_log
 from partial_fc.plot.names import clean, labels_of
+from partial_fc.plot.page import make_page
 from partial_fc.plot.palette import GROUND, LINES, TEXT, Style, variables
 from partial_fc.plot.runs import Run, open_runs, parse_runs
 from partial_fc.plot.series import MAX_POINTS, Series, smoothed
 from partial_fc.plot.settings import read_settings
-from partial_fc.plot.table import last_figures, remarks
+from partial_fc.plot.table import last_figures, remarks, settings_rows
 from partial_fc.testing_run import write_tiny_faces
 
 PNGS = {"loss.png", "accuracy.png", "images-per-second.png", "milliseconds.png", "learning-rate.png", "loss-scale.png"}
@@ -349,6 +350,17 @@ def test_the_table_says_what_the_log_ends_with(models: Path) -> None:
     assert sum(shares) == pytest.approx(100, abs=2)
 
 
+def test_a_run_whose_settings_are_not_known_differs_in_none(models: Path, tmp_path: Path) -> None:
+    copied = write_log(tmp_path / "copied" / "log.jsonl", [entry(1)])
+    runs = one_run(copied, models / "partial", models / "f2c")
+    assert [bool(run.settings) for run in runs] == [False, True, True]
+    first, others = ({row.name: row for row in rows} for rows in settings_rows(runs))
+    assert first["head"].cells == ["?", "partial_fc", "f2c"] and first["head"].differs
+    assert not first["network"].differs and first["network"].common == "toy"
+    page = make_page(runs[:2], make_figures(runs[:2]), "two")
+    assert "Settings in common" in page and "Settings that differ" not in page
+
+
 # ---- files ----
 
 
@@ -470,6 +482,13 @@ def test_odd_names_are_drawn(tmp_path: Path) -> None:
     assert decoded((tmp_path / "out" / "accuracy.png").read_bytes()).std() > 0
 
 
+def test_a_single_accuracy_has_an_axis_of_possible_ones(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "log.jsonl", [{"update": 3, "verification": {"val": {"accuracy": 0.875}}}])
+    drawing = draw_svg(make_figures(one_run(path))[0], HALF)
+    ticks = [float(text) for text in re.findall(r">(\d+\.?\d*)</text>", drawing)]
+    assert len(ticks) > 3 and max(ticks) < 100
+
+
 def test_one_entry_is_one_point(tmp_path: Path) -> None:
     figures = make_figures(one_run(write_log(tmp_path / "log.jsonl", [entry(7)])))
     assert drawn(figures[0]) == {7: 5.0}
@@ -492,8 +511,9 @@ def test_one_entry_is_one_point(tmp_path: Path) -> None:
         (["good", "--smooth", "0"], "--smooth must be at least 1 update, but is 0"),
         (["good", "good/log.jsonl"], "each run must be named once, but good/log.jsonl is named twice"),
         (["a=good", "a=silent"], "each run must have a name of its own .* a, a"),
+        (["good=silent", "good"], "each run must have a name of its own .* good, good"),
         (["good"] * 33, "at most 32 runs can be told apart, but 33 are named"),
-        (["good", "--output", "good/log.jsonl"], "log.jsonl"),
+        (["good", "--output", "good/log.jsonl"], "good/log.jsonl is a file: --output names the directory"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partial_fc.cores import use_all_cores
+from partial_fc.evaluation.model_arguments import add_model_arguments, model_options
+
 if TYPE_CHECKING:
     import onnx
 
@@ -67,7 +70,7 @@ class Exported:
 
 
 def export_model(
-    model: str,
+    model: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     fold_batch_norm: bool = False,
@@ -83,7 +86,8 @@ def export_model(
     `embedding_size` D and `precision`. It appears whole or not at all; one that has its name is replaced.
 
     Args:
-        model: ``PREFIX,EPOCH``, as `partial_fc.evaluate` takes it, with the same rules for what it does not say.
+        model: ``PREFIX,EPOCH``, or the directory of a run or a checkpoint, as `partial_fc.evaluate` takes them, with
+            the same rules for what it does not say.
         output: a path that ends in ``.onnx``.
         fold_batch_norm: joins BatchNorms with the convolutions and dense layers beside them where that is exact.
         fp16: float16 weights and arithmetic; the input and the embedding stay float32.
@@ -98,18 +102,22 @@ def export_model(
     import mxnet as mx
 
     from partial_fc.evaluation.model import CheckpointModel, read_checkpoint
+    from partial_fc.evaluation.open_model import ModelName
     from partial_fc.evaluation.pixel_form import ModelOptions
     from partial_fc.onnx_file.compare import FACES
     from partial_fc.onnx_file.make import make_graph, make_model
 
     path = _output_path(output)
-    checkpoint = read_checkpoint(model, options or ModelOptions())
+    name = ModelName("", os.fspath(model))
+    if name.is_onnx:
+        raise ValueError(f"{model} is an ONNX file already: what is exported is an MXNet checkpoint, PREFIX,EPOCH")
+    checkpoint = read_checkpoint(name.checkpoint(), options or ModelOptions())
     side, precision = checkpoint.image_size, "float16" if fp16 else "float32"
-    reference = CheckpointModel(
-        checkpoint.symbol, checkpoint.parameters, mx.cpu(), batch_size=FACES, image_size=side, form=checkpoint.form
-    )
-    size = reference.embedding_size
     try:
+        reference = CheckpointModel(
+            checkpoint.symbol, checkpoint.parameters, mx.cpu(), batch_size=FACES, image_size=side, form=checkpoint.form
+        )
+        size = reference.embedding_size
         made = make_model(make_graph(checkpoint, size), fold_batch_norm=fold_batch_norm, fp16=fp16)
     except ValueError as error:
         raise ValueError(f"the model {model}: {error}") from error
@@ -126,44 +134,30 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's options; argparse ends the process on what it does not know."""
     parser = argparse.ArgumentParser(prog="python -m partial_fc.export", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("model", metavar="PREFIX,EPOCH", help="an MXNet checkpoint: PREFIX-symbol.json and PREFIX-000N.params")
-    add("output", metavar="OUT.onnx", help="the file to write, or to replace")
+    model = "an MXNet checkpoint, or the directory of a run (its newest model) or of one of its checkpoints (update-…)"
+    add("model", metavar="PREFIX,EPOCH", help=model)
+    add("file", metavar="OUT.onnx", help="the file to write, or to replace")
     fold = "join BatchNorms with the convolutions and dense layers beside them, where that is exact"
     add("--fold-batch-norm", action="store_true", help=fold)
     add("--fp16", action="store_true", help="float16 weights and arithmetic; input and embedding stay float32")
     check = "compare with MXNet before the file gets its name (default)"
     add("--check", action=argparse.BooleanOptionalAction, default=True, help=check)
-    add("--image-size", metavar="PIXELS", type=int, help="side of the input (default: what the model says or allows)")
-    add("--colour", choices=("rgb", "bgr"), help="order of colours, where the model does not say it (rgb)")
-    add("--mean", metavar="M[,M,M]", help="what is taken off the pixels, where the model does not say it")
-    add("--std", metavar="S[,S,S]", help="what the pixels are divided by then")
-    embedding = "the embedding among the model's outputs (fc1_output, or its only one)"
-    add("--output", dest="embedding", metavar="NAME", help=embedding)
+    add_model_arguments(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports as the command line says; returns the exit status: 0, or 2 for what the user can mend."""
     options = parse_options(arguments)
-    # Before MXNet's import: it takes half of the cores unless told.
-    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    from partial_fc.evaluation.pixel_form import ModelOptions, parse_numbers
-
+    use_all_cores()
     try:
-        said = ModelOptions(
-            image_size=options.image_size,
-            colour=options.colour,
-            mean=None if options.mean is None else parse_numbers(options.mean),
-            std=None if options.std is None else parse_numbers(options.std),
-            output=options.embedding,
-        )
         exported = export_model(
             options.model,
-            options.output,
+            options.file,
             fold_batch_norm=options.fold_batch_norm,
             fp16=options.fp16,
             check=options.check,
-            options=said,
+            options=model_options(options),
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,7 +23,7 @@ from partial_fc.evaluation.embedding import IMAGE, MIRROR, embed_batches, flip_s
 from partial_fc.evaluation.images import NAMED_AT_MOST
 from partial_fc.evaluation.model import CheckpointModel
 from partial_fc.evaluation.onnx_model import OnnxModel
-from partial_fc.evaluation.open_model import ModelName, model_digest, open_model, parse_models
+from partial_fc.evaluation.open_model import ModelName, model_digest, open_model
 from partial_fc.evaluation.pixel_form import ModelOptions
 
 Image = np.ndarray | bytes | str | os.PathLike[str]
@@ -89,8 +89,8 @@ class FaceEmbedder:
         context: mx.Context | None = None,
         image_size: int | None = None,
         colour: str | None = None,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
         output: str | None = None,
     ) -> FaceEmbedder:
         """Opens a model.
@@ -99,7 +99,8 @@ class FaceEmbedder:
             path: `PREFIX,EPOCH` of an MXNet checkpoint, the directory of a run (its newest model) or of one of its
                 checkpoints (`update-…`), or `FILE.onnx`.
             batch_size: images that are computed at once, at most; an ONNX file may fix another number.
-            context: the device; the GPU where MXNet sees one, else the CPU.
+            context: the device; the GPU where MXNet sees one, else the CPU. An ONNX file runs on the GPU of that number
+                wherever the installed onnxruntime is one for GPUs.
             image_size, colour, mean, std: S, "rgb" or "bgr", and (pixel − mean) / std by one number or three, where the
                 model does not say them itself.
             output: the embedding among the model's outputs.
@@ -108,8 +109,8 @@ class FaceEmbedder:
             ValueError: the model is not what it should be, or an option is out of its range.
             OSError: a file is not there or cannot be read.
         """
-        (name,) = parse_models([os.fspath(path)])
-        options = ModelOptions(image_size, colour, mean, std, output)
+        name = ModelName(Path(path).absolute().name, os.fspath(path))
+        options = ModelOptions(image_size, colour, _numbers(mean), _numbers(std), output)
         model = open_model(name, context or compute_context(), batch_size, options)
         return cls(model, name, flip=flip, normalize=normalize, workers=workers, output=output)
 
@@ -191,11 +192,17 @@ def _as_sequence(images: np.ndarray | mx.nd.NDArray | Image | Sequence[Image]) -
         images = images.asnumpy()
     if isinstance(images, bytes | bytearray | memoryview | str | os.PathLike):
         return [images]
-    if isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray) and images.ndim in (1, 3, 4):
         return [images] if images.ndim == 3 else images
     if not isinstance(images, Sequence):
-        raise ValueError(f"images must be an array (N, H, W, 3) or a list of images, not {type(images).__name__}")
+        shape = f" of the shape {images.shape}" if isinstance(images, np.ndarray) else ""
+        what = f"{type(images).__name__}{shape}"
+        raise ValueError(f"images must be an array (N, H, W, 3) or a list of images, not {what}")
     return images
+
+
+def _numbers(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if value is None else tuple(map(float, np.ravel(value)))
 
 
 def _name_of(images: Sequence[Image], index: int) -> str:

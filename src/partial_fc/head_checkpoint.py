@@ -39,7 +39,10 @@ def save_head(head: Head, directory: str | Path, *, keep: int = 0) -> Path:
 
     Raises:
         RankError: on every rank, when one of them cannot write, or the directory is another run's.
+        ValueError: ``keep`` is negative.
     """
+    if keep < 0:
+        raise ValueError(f"keep is how many checkpoints stay, 0 for all, but is {keep}")
     head.forget()
     directory = Path(directory)
     with together(head.collectives, "head.directory"):

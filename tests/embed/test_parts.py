@@ -1,7 +1,9 @@
 """Parts outlast a kill, are refused where they are of another result, and mended where they are damaged."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +65,29 @@ def test_parts_of_another_result_are_refused(tmp_path):
     assert not Parts(tmp_path / "parts", other, overwrite=True).done().any()
     with pytest.raises(ValueError, match="of another result"):
         Parts(tmp_path / "parts", JOB)
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_a_kill_while_parts_are_removed(tmp_path, monkeypatch, removed):
+    """At any of its deletions; what is left is known as parts, and goes by the next command."""
+    for first in (0, 2, 4):
+        Parts(tmp_path / "parts", JOB).add(part_of(first, first + 2))
+    left = [True] * removed
+    unlink, rmtree = Path.unlink, shutil.rmtree
+
+    def stop(function, *arguments, **options):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        function(*arguments, **options)
+
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: stop(unlink, path, **options))
+    monkeypatch.setattr(shutil, "rmtree", lambda path: stop(rmtree, path))
+    with pytest.raises(KeyboardInterrupt):
+        Parts(tmp_path / "parts", JOB).remove()
+    monkeypatch.undo()
+    assert Parts(tmp_path / "parts", JOB).done().sum() == max(0, 3 - removed)
+    assert not Parts(tmp_path / "parts", replace(JOB, flip=True), overwrite=True).done().any()
 
 
 def test_a_directory_of_somebody_else_is_left_alone(tmp_path):

@@ -111,6 +111,13 @@ def test_more_identities_than_slots_and_unequal_embeddings_are_refused() -> None
         head(nd.ones((4, 2)), [1, 2, 3, 4], nd.ones((4, 2)), [1, 2, 3, 4])
     with pytest.raises(ValueError, match=r"all embeddings of a call must be as many, but are \[3, 4\]"):
         head(nd.ones((4, 2)), [1, 2, 3, 4], nd.ones((3, 2)), [1, 2, 3])
+    for probe_label, gallery_label in (([-1, 2, 3], [1, 2, 3]), ([1, 2, 3], [1, -1, 3])):
+        before = pool_of(head)
+        with pytest.raises(ValueError, match=r"labels must lie in \[0, 2\^63\), but one is -1"):
+            head(nd.ones((3, 2)), probe_label, nd.ones((3, 2)), gallery_label)
+        assert pool_of(head) == before
+    with pytest.raises(ValueError, match="a Margin or an F2CMargin, but is 0.5"):
+        F2C(3, 2, margin=0.5)
     with pytest.raises(ValueError, match="unknown margin 'am': choose one of arcface, cosface, combined, sv"):
         F2C(3, 2, margin="am")
     assert np.isfinite(head(nd.ones((3, 2)), [1, 2, 3], nd.ones((3, 2)), [1, 2, 3]).asscalar())

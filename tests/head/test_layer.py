@@ -322,6 +322,8 @@ def test_a_step_without_a_backward_pass_is_refused() -> None:
         ({"label": nd.array([1, 2, 3, 0.5])}, "must be whole numbers"),
         ({"label": nd.array([1, 2, 3, np.nan])}, "must be whole numbers"),
         ({"label": nd.array([1, 2, 3, 2**24])}, "float32 holds labels exactly up to 16,777,216"),
+        ({"label": nd.array([1, 2, 3, 2049], dtype="float16")}, "float16 holds labels exactly up to 2,048"),
+        ({"label": [1, 2, 3, np.inf]}, "float64 holds labels exactly"),
         ({"label": ["a", "b", "c", "d"]}, "labels must be whole numbers"),
         ({"label": [1, 2, 3, 23]}, r"labels must lie in \[0, 23\), but one is 23"),
         ({"label": [1, 2, 3, -1]}, r"but one is -1"),

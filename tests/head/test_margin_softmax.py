@@ -19,7 +19,7 @@ from partial_fc.testing import LayerCase, LayerTrace, compare_with_dense, own_pa
 
 MARGINS: dict[str, Margin | Callable[[], MarginSoftmax]] = {
     "AdaFace": AdaFace,
-    "AdaFace, slow statistics": lambda: AdaFace(0.5, 0.8, alpha=0.3),
+    "AdaFace, fast statistics": lambda: AdaFace(0.5, 0.8, alpha=0.3),
     "CurricularFace": CurricularFace,
     "CurricularFace, fast": lambda: CurricularFace(0.3, alpha=0.5),
     "SV": SVSoftmax,
@@ -61,6 +61,33 @@ def test_every_form_of_the_layer_takes_the_same_steps(margin: Any, layer_form: d
 def test_other_scales_and_odd_sizes(margin: Any, scale: float, samples: int, size: int) -> None:
     case = LayerCase(57, size, samples, margin=margin, scale=scale, sample_ratio=0.5)
     assert_as_dense(case, train_on(3, case))
+
+
+@pytest.mark.parametrize("margin", [lambda: SVSoftmax(t=20.0), lambda: SVSoftmax(0.4, 4.0)])
+@pytest.mark.parametrize("scale", [64.0, 300.0])
+def test_hard_negatives_that_count_for_much_more_have_a_finite_loss(margin: Any, scale: float) -> None:
+    case = LayerCase(23, margin=margin, scale=scale, steps=1)
+    assert_as_dense(case, train_on(2, case))
+
+
+@pytest.mark.parametrize("offset", [-1e-3, 1e-3])
+def test_a_negative_is_hard_from_the_threshold_on_and_left_out_from_the_filter_on(form: str, offset: float) -> None:
+    # A plane, the embedding along the first axis: its own center at 0.8, a negative beside where it becomes hard.
+    own, scale, angle_m, m, t = math.cos(0.8), 4.0, math.cos(0.8 + 0.5), 0.4, 0.01 * math.cos(0.8)
+    cases = {
+        "sv": (SVSoftmax(), None, own - m, own - m, lambda cosine: 1.2 * cosine + 0.2),
+        "curricularface": (CurricularFace(), None, angle_m, angle_m, lambda cosine: cosine * (t + cosine)),
+        "filter": (Margin(m3=m), 0.3, 0.3, own - m, lambda cosine: -math.inf),
+        "sv and filter": (SVSoftmax(), own - m, own - m, own - m, lambda cosine: -math.inf),
+    }
+    for name, (margin, filter_cosine, threshold, target, beyond) in cases.items():
+        layer = PartialFC(2, 2, SingleProcess(), margin=margin, scale=scale, filter_cosine=filter_cosine, kernels=form)
+        cosine = threshold + offset
+        weight_CD = np.array([[own, math.sin(0.8)], [cosine, math.sqrt(1 - cosine**2)]], np.float32)
+        layer.centers.put_rows(np.arange(2), {"weight": 3 * weight_CD})
+        loss = layer.forward(mx.nd.array([[5.0, 0.0]]), layer.sample(np.array([0]), 0))
+        negative = beyond(cosine) if offset > 0 else cosine
+        assert loss == pytest.approx(math.log1p(math.exp(scale * (negative - target))), abs=1e-5), name
 
 
 def test_the_cases_have_hard_negatives_and_some_above_the_filter() -> None:
@@ -110,6 +137,24 @@ def test_a_batch_of_which_no_class_is_drawn_has_no_loss_and_moves_nothing_but_by
     np.testing.assert_array_equal(weight_SD, initial_rows(0, sample.row_S, 8))
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_an_embedding_that_is_no_number_has_no_loss_though_its_class_is_not_drawn(
+    number: float, blocks_form: dict[str, Any]
+) -> None:
+    case = LayerCase(100, samples=8, sample_ratio=0.3, sampler="uniform")
+
+    def loss_on(collectives: Collectives) -> float:
+        x_ND, label_N = case.batch(0)
+        layer = case.make_layer(collectives, **blocks_form)
+        sample = layer.sample(label_N, 0)
+        absent_N = collectives.all_gather(mx.nd.array(sample.columns.column_N[None]), "columns").asnumpy().max(0) < 0
+        assert 0 < absent_N.sum() < 8
+        x_ND[np.flatnonzero(absent_N)[0], 3] = number
+        return layer.forward(mx.nd.array(own_part(x_ND, collectives)), sample)
+
+    assert not np.isfinite(run_thread_ranks(2, loss_on)).any()
+
+
 # ---- ratio schedules
 
 
@@ -132,6 +177,11 @@ def test_the_sample_ratio_follows_its_schedule() -> None:
         ({"sampler": "uniform", "margin": SVSoftmax()}, "SVSoftmax needs every sample's class"),
         ({"filter_cosine": 1.0}, "left out above .* but is 1.0"),
         ({"filter_cosine": math.nan}, "left out above .* but is nan"),
+        ({"momentum": 1.0}, r"momentum .* must lie in \[0, 1\), but is 1.0"),
+        ({"momentum": math.nan}, "momentum .* but is nan"),
+        ({"weight_decay": -1e-4}, "weight decay must be finite and not negative, but is -0.0001"),
+        ({"weight_decay": math.inf}, "weight decay .* but is inf"),
+        ({"margin": 0.5}, "must be a name, a Margin or a margin softmax, but is 0.5"),
     ],
 )
 def test_an_argument_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:

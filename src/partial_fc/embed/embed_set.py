@@ -75,6 +75,8 @@ def _check_out(options: argparse.Namespace) -> None:
     out = options.out
     if out.suffix != ".npz":
         raise ValueError(f"what to write comes last and ends in .npz, but is {out}")
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a directory: give the name of a file to write")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}, where {out.name} is to be written, is no directory")
 

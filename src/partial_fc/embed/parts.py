@@ -116,7 +116,7 @@ class Parts:
                     "command that they are of, or --overwrite to begin anew"
                 )
             if differences:
-                shutil.rmtree(directory)
+                self.remove()
         directory.mkdir(exist_ok=True)
         write_whole(directory / JOB_FILE, job.to_json())
         self._find()
@@ -158,13 +158,16 @@ class Parts:
         return named[:at_most]
 
     def remove(self) -> None:
-        """All of it, when the result is whole."""
+        """All of it, when the result is whole or another is begun; last what tells of what the parts are."""
+        for path in self.directory.iterdir():
+            if path.name != JOB_FILE:
+                path.unlink(missing_ok=True)
         shutil.rmtree(self.directory)
 
     def _differences(self) -> list[str]:
         path = self.directory / JOB_FILE
         if not self.directory.is_dir() or (not path.is_file() and any(self.directory.iterdir())):
-            raise ValueError(f"{self.directory} is in the way: parts of the result are to be kept under that name")
+            raise ValueError(f"{self.directory} is in the way, for parts of the result get that name: move it")
         if not path.is_file():
             return []  # it was made, and nothing written into it
         with path.open("rb") as file:

@@ -41,7 +41,7 @@ class OnnxModel:
     the one that is named. Where the file fixes N, that is the batch size. Pixels come as 0 to 255 where the graph
     subtracts, divides or normalises them before anything else, otherwise as the file's metadata says, otherwise as
     (pixel − 127.5) / 127.5, which is what InsightFace does with such files. Runs on the GPU `device` where the
-    installed onnxruntime is one for GPUs.
+    installed onnxruntime is one for GPUs, and on the CPU where it is None.
 
     Attributes:
         batch_size: B.
@@ -55,7 +55,7 @@ class OnnxModel:
         OSError: it cannot be read.
     """
 
-    def __init__(self, path: Path, batch_size: int, options: ModelOptions, device: int = 0) -> None:
+    def __init__(self, path: Path, batch_size: int, options: ModelOptions, device: int | None = 0) -> None:
         self._path = path
         graph = read_onnx(path).graph
         self._session = _open_session(path, device)
@@ -124,12 +124,12 @@ def model_files(path: Path) -> list[Path]:
     return [path, *(path.parent / name for name in weight_files(read_onnx(path)))]
 
 
-def _open_session(path: Path, device: int) -> onnxruntime.InferenceSession:
+def _open_session(path: Path, device: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
     options.log_severity_level = 3
     providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+    if device is not None and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device}))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)

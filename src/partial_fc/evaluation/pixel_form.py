@@ -68,13 +68,21 @@ class PixelForm:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What the user says of a model; None where the model is to say it itself."""
+    """What the user says of a model; None where the model is to say it itself.
+
+    Raises:
+        ValueError: the image size is below 1.
+    """
 
     image_size: int | None = None
     colour: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     output: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"the image size must be at least 1 pixel, but is {self.image_size}")
 
     def over(self, form: PixelForm) -> PixelForm:
         """The form with what the user says in place of what the model does."""

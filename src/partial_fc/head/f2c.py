@@ -168,6 +168,9 @@ class F2C:
         """
         self.forget()
         probe_N, gallery_N = self._layer.share([probe_BD, gallery_BD], [probe_label_B, gallery_label_B])
+        smallest = min(probe_N.min(), gallery_N.min())
+        if smallest < 0:  # before the pool changes
+            raise ValueError(f"labels must lie in [0, 2^63), but one is {smallest}")
         recorded, gradient_BD = mx.autograd.is_recording(), None
         with mx.autograd.pause():
             loss = self.forward(as_float32(probe_BD), as_float32(gallery_BD), probe_N, gallery_N)
@@ -182,7 +185,8 @@ class F2C:
         """Keeps the update of the pool that the last call made. No collective.
 
         Returns:
-            Whether it did: not where the loss is not finite, which is so on every rank or on none.
+            Whether it did: not where the last call's loss is not finite, which is so on every rank or on none. What the
+            call before it gave is not looked at: leave the step out where their sum is not finite.
 
         Raises:
             ValueError: no call, or no ``backward()``, since the last step.

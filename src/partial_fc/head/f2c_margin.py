@@ -23,3 +23,8 @@ class F2CMargin:
     target: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     hard_weight: float | None = None
     hard_margin: float = 0.0
+
+    @property
+    def largest_negative(self) -> float:
+        """What no negative passes, hard or not."""
+        return 1.0 if self.hard_weight is None else 2 * self.hard_weight - 1

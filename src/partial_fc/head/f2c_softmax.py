@@ -63,6 +63,7 @@ def merge_both(
         margin=margin.target,
         scale=scale,
         collectives=collectives,
+        largest_negative=margin.largest_negative,
     )
     return BothSoftmaxes(
         loss=merged.loss * 2 * samples / max(inside, 1),

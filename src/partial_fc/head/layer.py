@@ -24,7 +24,6 @@ nd = mx.nd
 
 Labels = mx.nd.NDArray | np.ndarray | Sequence[int]
 
-_LARGEST_EXACT_FLOAT32 = 2**24
 _FAILED = -1
 
 
@@ -181,8 +180,10 @@ def _as_integers(labels: Labels, size: int) -> np.ndarray:
     if label_B.dtype.kind == "f":
         if not (label_B == np.floor(label_B)).all():
             raise ValueError("labels must be whole numbers, the classes of the embeddings, but some are not")
-        if label_B.dtype.itemsize <= 4 and (np.abs(label_B) >= _LARGEST_EXACT_FLOAT32).any():
-            raise ValueError("float32 holds labels exactly up to 16,777,216, and some are larger: pass integers")
+        largest = 2 ** (np.finfo(label_B.dtype).nmant + 1)
+        if (np.abs(label_B) >= largest).any():
+            name = label_B.dtype.name
+            raise ValueError(f"{name} holds labels exactly up to {largest:,}, and some are larger: pass integers")
     elif label_B.dtype.kind not in "iu":
         raise ValueError(f"labels must be whole numbers, the classes of the embeddings, but are {label_B.dtype}")
     return label_B.astype(np.int64)

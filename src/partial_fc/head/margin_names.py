@@ -19,9 +19,11 @@ def margin_of(margin: str | Margin | MarginSoftmax) -> Margin | MarginSoftmax:
     """A margin of Partial FC; by its name a new one, since some keep statistics.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or no margin.
     """
     if not isinstance(margin, str):
+        if not isinstance(margin, Margin) and not hasattr(margin, "for_batch"):
+            raise ValueError(f"the margin must be a name, a Margin or a margin softmax, but is {margin!r}")
         return margin
     _check_name(margin, [*MARGINS, *MARGIN_SOFTMAXES])
     return MARGINS[margin] if margin in MARGINS else MARGIN_SOFTMAXES[margin]()
@@ -31,11 +33,13 @@ def f2c_margin_of(margin: str | Margin | F2CMargin) -> F2CMargin:
     """A margin of F²C, by its name where it is one.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or no margin of F²C.
     """
     if isinstance(margin, str):
         _check_name(margin, F2C_MARGINS)
         return F2C_MARGINS[margin]
+    if not isinstance(margin, Margin | F2CMargin):
+        raise ValueError(f"F²C's margin must be a name, a Margin or an F2CMargin, but is {margin!r}")
     return F2CMargin(margin) if isinstance(margin, Margin) else margin
 
 

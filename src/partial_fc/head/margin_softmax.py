@@ -34,6 +34,11 @@ class HardNegatives:
     quadratic: float
     constant: float
 
+    @property
+    def largest(self) -> float:
+        """What no negative passes, hard or not."""
+        return max(1.0, abs(self.linear) + abs(self.quadratic) + self.constant)
+
 
 @dataclass(frozen=True)
 class BatchMargin:
@@ -106,7 +111,9 @@ class AdaFace:
         μ, σ    ← α·(mean, deviation of the batch's norms over all ranks) + (1 − α)·(μ, σ)
 
     z is no function of x to the gradient. Norms are clipped to [0.001, 100]; the deviation divides by N − 1; μ and σ
-    begin as 20 and 100. As in the authors' code.
+    begin as 20 and 100. As in the authors' code, whose training takes α = 0.01; the paper's text says 0.99, which in
+    its equation would weigh the newest batch, of an average that is to be steadier than one batch. Cosines are clipped
+    at 1 − 1e-7, as :class:`partial_fc.head.margin.Margin` has them, and at 1 − 1e-3 there.
 
     Source: Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition", CVPR 2022, arXiv 2204.00964, eq. 14–17.
 
@@ -121,7 +128,7 @@ class AdaFace:
 
     needs_norms, needs_targets = True, False
 
-    def __init__(self, m: float = 0.4, h: float = 0.333, alpha: float = 0.99) -> None:
+    def __init__(self, m: float = 0.4, h: float = 0.333, alpha: float = 0.01) -> None:
         if not 0.0 <= m < math.pi / 2:
             raise ValueError(f"AdaFace's margin m must lie in [0, π/2), but is {m}")
         if not 0.0 < h < math.inf:
@@ -160,7 +167,7 @@ class CurricularFace:
     """CurricularFace: ArcFace at the target, and hard negatives that count for more the further training is.
 
         target    = cos(θ_n + m)
-        negative  = cos_nj·(t + cos_nj)   where cos_nj > cos(θ_n + m);   cos_nj elsewhere
+        negative  = cos_nj·(t + cos_nj)   where cos_nj > target;   cos_nj elsewhere
         t         ← α·mean_n cos_n + (1 − α)·t         over all ranks, from 0 on, before the batch is weighted
 
     Past θ + m = π the target goes on as :class:`partial_fc.head.margin.Margin` does.

@@ -158,6 +158,10 @@ class PartialFC:
             raise ValueError(f"{name} needs every sample's class, but the sampler is uniform: take the sampler pprn")
         if filter_cosine is not None and not -1.0 < filter_cosine < 1.0:
             raise ValueError(f"the cosine that negatives are left out above lies in (-1, 1), but is {filter_cosine}")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"the momentum of the class centers must lie in [0, 1), but is {momentum}")
+        if not 0.0 <= weight_decay < math.inf:
+            raise ValueError(f"the weight decay must be finite and not negative, but is {weight_decay}")
         if not 0.0 < scale < math.inf:
             raise ValueError(f"the scale of the logits must be finite and positive, but is {scale}")
         if logits_chunk is not None and logits_chunk < 1:
@@ -342,6 +346,7 @@ class PartialFC:
             scale=self.scale,
             collectives=self._collectives,
             every_target=self._sampler == "pprn",
+            largest_negative=1.0 if margin.hard is None else margin.hard.largest,
         )
         self._pending = _Forward(sample, unit_ND, inverse_norm_N1, state, softmax, margin, negatives)
         return softmax.loss

@@ -50,6 +50,8 @@ def plot(options: argparse.Namespace) -> list[Path]:
     output = options.output
     if output is None:
         output = names[0].log.parent / _OUTPUT if len(names) == 1 else Path(_OUTPUT)
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output} is a file: --output names the directory that the pictures go to")
     title = clean(options.title, 300) if options.title else runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     files = {f"{figure.name}.png": draw_png(figure) for figure in figures}
     files[PAGE] = make_page(runs, figures, title).encode()

@@ -139,7 +139,7 @@ def _draw_panel(axes: Axes, panel: Panel, content: FigureContent) -> None:
             return  # powers, as matplotlib writes them
         if content.logarithm == 10:
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    elif lowest == highest > 0:
+    elif lowest == highest > 0 and not content.unit:  # a setting that stayed what it was
         axes.set_yticks([0.0, lowest, 2 * lowest])
     elif content.from_zero:
         axes.set_ylim(bottom=0)

@@ -111,7 +111,7 @@ def _table(runs: Sequence[Run], rows: Sequence[Row]) -> str:
 
 def _tiles(rows: Sequence[Row]) -> str:
     """Of rows with one value for all."""
-    tiles = (f"<div><dt>{_breakable(row.name)}</dt><dd>{_with_aside(row.cells[0])}</dd></div>" for row in rows)
+    tiles = (f"<div><dt>{_breakable(row.name)}</dt><dd>{_with_aside(row.common)}</dd></div>" for row in rows)
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
 

@@ -35,9 +35,9 @@ class Run:
 
 @dataclass(frozen=True)
 class RunName:
-    """A run as the command line names it: `[NAME=]PATH`, a run's directory or a log."""
+    """A run as the command line names it, `[NAME=]PATH`, a run's directory or a log; without NAME, by its path."""
 
-    name: str | None
+    name: str
     log: Path
 
 
@@ -45,19 +45,21 @@ def parse_runs(texts: Sequence[str]) -> list[RunName]:
     """The runs that are named, none of them read yet.
 
     Raises:
-        ValueError: too many, or one twice.
+        ValueError: too many, one twice, or two of one name.
         OSError: one is not there.
     """
     if len(texts) > MAX_RUNS:
         raise ValueError(f"at most {MAX_RUNS} runs can be told apart, but {len(texts)} are named: draw fewer at a time")
-    names = [_parse(text) for text in texts]
-    for place, name in enumerate(names):
-        if name.log.resolve() in [other.log.resolve() for other in names[:place]]:
-            raise ValueError(f"each run must be named once, but {name.log} is named twice")
-    given = [name.name for name in names if name.name is not None]
-    if len(set(given)) < len(given):
-        raise ValueError(f"each run must have a name of its own (NAME=RUN), but they are {', '.join(given)}")
-    return names
+    given, logs = zip(*map(_parse, texts), strict=True)
+    for place, log in enumerate(logs):
+        if log.resolve() in [other.resolve() for other in logs[:place]]:
+            raise ValueError(f"each run must be named once, but {log} is named twice")
+    labels = labels_of([log.parent if log.name == LOG_FILE else log for log in logs])
+    named = [RunName(name or label, log) for name, label, log in zip(given, labels, logs, strict=True)]
+    if len({name.name for name in named}) < len(named):
+        called = ", ".join(name.name for name in named)
+        raise ValueError(f"each run must have a name of its own (NAME=RUN), but they are {called}")
+    return named
 
 
 def open_runs(names: Sequence[RunName]) -> list[Run]:
@@ -67,9 +69,8 @@ def open_runs(names: Sequence[RunName]) -> list[Run]:
         ValueError: none of them has an entry.
         OSError: one cannot be read.
     """
-    labels = labels_of([name.log.parent if name.log.name == LOG_FILE else name.log for name in names])
     runs = []
-    for name, label in zip(names, labels, strict=True):
+    for name in names:
         log = read_log(name.log)
         broken = f", and {log.broken:,} broken line{'s' * (log.broken != 1)}" if log.broken else ""
         if log.entries == 0:
@@ -81,7 +82,7 @@ def open_runs(names: Sequence[RunName]) -> list[Run]:
             continue
         if log.broken:
             logger.warning("%s: %s", name.log, tell_broken(log))
-        runs.append(Run(name.name or label, log, read_settings(name.log.parent)))
+        runs.append(Run(name.name, log, read_settings(name.log.parent)))
     if not runs:
         raise ValueError(f"none of the {len(names)} logs has an entry: there is nothing to draw")
     return runs
@@ -94,12 +95,12 @@ def tell_broken(log: RunLog) -> str:
     return f"{log.broken:,} broken lines are passed over (cut short by kills, or no entries of a log)"
 
 
-def _parse(text: str) -> RunName:
+def _parse(text: str) -> tuple[str | None, Path]:
     path = Path(text)
     name, equals, rest = text.partition("=")
     if equals and name and rest and "/" not in name and not path.exists():
-        return RunName(clean(name), _log_of(Path(rest)))
-    return RunName(None, _log_of(path))
+        return clean(name), _log_of(Path(rest))
+    return None, _log_of(path)
 
 
 def _log_of(path: Path) -> Path:

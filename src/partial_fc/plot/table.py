@@ -21,6 +21,7 @@ _ASIDE = (
     *("log_every_updates", "verify_every_updates", "stall_timeout_seconds"),
 )
 _DASH = "–"
+_UNKNOWN = "?"
 _PERCENT = "\N{NO-BREAK SPACE}%"
 
 
@@ -29,7 +30,8 @@ class Row:
     """A line of a table: a cell a run.
 
     Attributes:
-        differs: whether the runs differ in it.
+        differs: whether the runs differ in it, those left aside of which it is not known.
+        common: the cell of all runs, where they do not differ.
     """
 
     name: str
@@ -37,7 +39,11 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        return len(set(self.cells)) > 1
+        return len(set(self.cells) - {_UNKNOWN}) > 1
+
+    @property
+    def common(self) -> str:
+        return next(cell for cell in self.cells if cell != _UNKNOWN)
 
 
 def last_figures(runs: Sequence[Run]) -> list[Row]:
@@ -62,11 +68,8 @@ def settings_rows(runs: Sequence[Run]) -> tuple[list[Row], list[Row]]:
     """The settings that matter most, or in which the runs differ; and the others."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
     ordered = [name for name in _FIRST if name in names] + [name for name in names if name not in _FIRST]
-    rows = [
-        Row(clean(name), [as_text(run.settings[name]) if name in run.settings else _DASH for run in runs])
-        for name in ordered
-    ]
-    rows = [row for row in rows if set(row.cells) != {_DASH}]
+    rows = [Row(clean(name), [_setting(run, name) for run in runs]) for name in ordered]
+    rows = [row for row in rows if row.differs or row.common != _DASH]
     first = [row for row in rows if row.name in _FIRST or (row.differs and row.name not in _ASIDE)]
     return first, [row for row in rows if row not in first]
 
@@ -86,6 +89,12 @@ def remarks(run: Run) -> list[str]:
     if not run.settings:
         found.append("its settings are not known: they are written with its first checkpoint")
     return found
+
+
+def _setting(run: Run, name: str) -> str:
+    if not run.settings:
+        return _UNKNOWN
+    return as_text(run.settings[name]) if name in run.settings else _DASH
 
 
 def _updates(run: Run) -> str:
