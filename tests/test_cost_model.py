@@ -161,7 +161,7 @@ def test_the_largest_number_fits_and_one_more_does_not(ranks, batch_size, sample
     most = largest_identities(setting, limits, adapt)
     if most:
         assert fits(adapt(replace(setting, identities=most)), limits)
-    # Of identities more by as many as there are ranks, a rank's share is as large, and a batch has fewer positives of it.
+    # With as many more as there are ranks, a rank has as many classes as with one, and fewer positives in a batch.
     assert not fits(adapt(replace(setting, identities=most + 1 if most else ranks)), limits)
 
 

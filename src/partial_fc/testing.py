@@ -62,6 +62,7 @@ def dense_loss_and_gradients(
     margin: Margin | DenseMarginSoftmax,
     scale: float,
     filter_cosine: float | None = None,
+    missing_labels: bool = False,
 ) -> DenseGradients:
     """The loss over all classes, or over some, and its gradients by autograd.
 
@@ -71,15 +72,16 @@ def dense_loss_and_gradients(
         x_ND: (N, D) embeddings of any length. A cosine of exactly ±1 has no derivative here.
         label_N: (N,) integers in [0, C).
         w_CD: (C, D) class centers of any length.
-        columns: distinct classes that take part; all of them when not given. The mean is over the samples whose
-            label is among them.
+        columns: distinct classes that take part, every label among them; all of them when not given.
         margin: only its m1, m2 and m3 are used; or a margin softmax in its dense form.
         scale: s.
         filter_cosine: negatives of a larger cosine take no part.
+        missing_labels: labels need not be among the columns; the mean is over the samples whose label is.
     """
     columns = np.arange(len(w_CD)) if columns is None else np.asarray(columns)
     target_NS = label_N[:, None] == columns[None, :]
-    assert (target_NS.sum(axis=1) <= 1).all(), "no column is there twice"
+    occurs_N = target_NS.sum(axis=1)
+    assert ((occurs_N == 1) | (missing_labels & (occurs_N == 0))).all(), "every label is one of the columns, once"
     x, w, target = (nd.array(a, dtype="float64") for a in (x_ND, w_CD[columns], target_NS))
     x.attach_grad()
     w.attach_grad()
@@ -309,7 +311,14 @@ def compare_with_dense(case: LayerCase, traces: Sequence[LayerTrace], *, restart
         x_ND, label_N = case.batch(step)
         columns = np.concatenate([trace.sampled_classes[step] for trace in traces])
         dense = dense_loss_and_gradients(
-            x_ND, label_N, w_CD, columns, margin=margin, scale=case.scale, filter_cosine=case.filter_cosine
+            x_ND,
+            label_N,
+            w_CD,
+            columns,
+            margin=margin,
+            scale=case.scale,
+            filter_cosine=case.filter_cosine,
+            missing_labels=case.sampler == "uniform",
         )
         w_CD, momentum_CD = dense_sgd_momentum(
             w_CD, momentum_CD, dense.gradient_w_CD, columns,
