@@ -300,6 +300,14 @@ def test_worlds_of_thread_ranks_one_after_another_share_their_threads() -> None:
     assert 4 <= len(threads) < 50
 
 
+def test_layers_without_a_name_have_the_same_one_on_every_rank_and_in_every_world() -> None:
+    def name(collectives: Collectives) -> str:
+        layers = [mx.sym.relu(mx.sym.Variable("x")) for _ in range(collectives.rank + 1)]
+        return layers[0].name
+
+    assert {*run_thread_ranks(3, name), *run_thread_ranks(3, name)} == {"relu0"}
+
+
 def test_thread_ranks_may_start_thread_ranks() -> None:
     inner = run_thread_ranks(3, lambda outer: run_thread_ranks(2, lambda c: (outer.rank, c.rank)))
     assert inner == [[(rank, 0), (rank, 1)] for rank in range(3)]

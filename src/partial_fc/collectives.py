@@ -328,7 +328,8 @@ def run_thread_ranks(size: int, function: Callable[[Collectives], Any], timeout_
     def run(rank: int) -> None:
         all_have_a_thread.wait()  # a rank that is done at once would lend its thread to the next
         try:
-            results[rank] = function(ThreadRank(rank, size, exchange))
+            with mx.name.NameManager():  # as in a process of its own, layers without a name are counted from 0 on
+                results[rank] = function(ThreadRank(rank, size, exchange))
         except BaseException as error:  # it is raised again, in the caller's thread
             errors[rank] = error
             exchange.break_off()
