@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partial_fc.cores import use_all_cores
+from partial_fc.data.whole_file import whole_file
 from partial_fc.evaluation.model_arguments import add_model_arguments, model_options
 
 if TYPE_CHECKING:
@@ -122,11 +122,14 @@ def export_model(
     except ValueError as error:
         raise ValueError(f"the model {model}: {error}") from error
     difference = rounded = None
-    with _whole_file(path) as unfinished:
-        unfinished.write_bytes(made.model.SerializeToString())
-        if check:
-            difference, rounded = _compare(reference, made.model, unfinished, precision, path)
-        written = unfinished.stat().st_size
+    try:
+        with whole_file(path) as file:
+            written = file.write(made.model.SerializeToString())
+            file.flush()
+            if check:
+                difference, rounded = _compare(reference, made.model, Path(file.name), precision, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
     return Exported(path, written, side, size, precision, made.folded, made.batch_norms, difference, rounded)
 
 
@@ -178,25 +181,6 @@ def _output_path(output: str | os.PathLike[str]) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path.parent}, where {path.name} is to be written, does not let you write")
     return path
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which becomes `path` at the end of the `with`; an exception removes it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _compare(
